@@ -1,0 +1,430 @@
+"""Reads the stack's configuration: every problem at once, each with its full key, never a value.
+
+`load` is the only way in. It takes the raw values of the keys below `layer1:` and gives a `StackConfig`,
+or raises one `ConfigError`. Values never appear in a message: a secret may stand under any key.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from layer1 import identity
+from layer1.errors import ConfigError
+from layer1.model import (
+    FLATCAR_VIRTUAL_GIB,
+    Accel,
+    Arch,
+    DefaultsConfig,
+    Firmware,
+    HostConfig,
+    ImagesConfig,
+    ImageSource,
+    K3sConfig,
+    Model,
+    NetworkConfig,
+    Node,
+    NodeConfig,
+    Sized,
+    StackConfig,
+)
+from layer1.values import Hostname, MemoryMib, VirtualCpus
+
+NAMESPACE = "layer1"
+SECRET_KEYS = frozenset({"layer2_ignition"})
+KEYS = frozenset({"defaults", "hosts", "images", "k3s", "network", "nodes", *SECRET_KEYS})
+"""Every key below `layer1:`."""
+ENVIRONMENT = {"FK_VM_RAM_MB": "memory_mib", "FK_VM_VCPUS": "vcpus"}
+"""Environment variables that replace the stack's defaults (whole numbers, MiB)."""
+_CLUSTER_NETWORKS = {
+    IPv4Network("10.42.0.0/16"): "k3s's default pod network",
+    IPv4Network("10.43.0.0/16"): "k3s's default service network",
+}
+_STACK_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
+_SAFE_KEY = re.compile(r"[A-Za-z0-9_-]{1,40}")
+_MESSAGES = {
+    "extra_forbidden": "is not a key here; look for a typing error, or see docs/config.md for the keys",
+    "missing": "is missing and has no default",
+    "list_type": "must be a list",
+    "dict_type": "must be a mapping of keys and values",
+    "model_type": "must be a mapping of keys and values",
+    "model_attributes_type": "must be a mapping of keys and values",
+}
+
+_M = TypeVar("_M", bound=Model)
+
+
+def _message(error: Any) -> str:  # noqa: ANN401
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    return _MESSAGES.get(error["type"], "has the wrong form")
+
+
+def _path(key: str, location: Iterable[int | str]) -> str:
+    """Write a pydantic location as users write keys; odd key names are not repeated."""
+    for part in location:
+        if isinstance(part, int):
+            key += f"[{part}]"
+        else:
+            key += f".{part}" if _SAFE_KEY.fullmatch(part) else ".(an unusual key)"
+    return key
+
+
+class _Problems:
+    """Collects (key, sentence) pairs while the rest of the configuration is still read."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[str, str]] = []
+
+    def add(self, key: str, text: str) -> None:
+        if (key, text) not in self.found:
+            self.found.append((key, text))
+
+    def parse(self, key: str, model: type[_M], raw: Any) -> _M | None:  # noqa: ANN401
+        try:
+            return model.model_validate(raw)
+        except ValidationError as error:
+            for item in error.errors(include_input=False, include_url=False):
+                self.add(_path(key, item["loc"]), _message(item))
+            return None
+
+    def section(self, name: str, model: type[_M], raw: Mapping[str, Any]) -> _M | None:
+        value = raw.get(name)
+        return self.parse(f"{NAMESPACE}:{name}", model, {} if value is None else value)
+
+
+def load(stack: str, raw: Mapping[str, Any], environment: Mapping[str, str]) -> StackConfig:
+    """Check the raw configuration and fill in every default.
+
+    Args:
+        stack: the stack's name; identities are made from it.
+        raw: values below `layer1:`, as parsed from the stack file, without the namespace.
+        environment: where `FK_VM_RAM_MB` and `FK_VM_VCPUS` are looked up.
+
+    Raises:
+        ConfigError: with every problem found.
+    """
+    problems = _Problems()
+    if not _STACK_NAME.fullmatch(stack):
+        problems.add("the stack's name", "must be a-z, 0-9 and inner hyphens, at most 32 characters")
+    for key in sorted(set(raw) - KEYS, key=str):
+        problems.add(_path(f"{NAMESPACE}:", [str(key)]).replace(":.", ":"), _MESSAGES["extra_forbidden"])
+    network = problems.section("network", NetworkConfig, raw)
+    images = problems.section("images", ImagesConfig, raw)
+    k3s = problems.section("k3s", K3sConfig, raw)
+    defaults = problems.section("defaults", DefaultsConfig, raw)
+    raw_defaults = raw.get("defaults")
+    context = _Context(
+        hosts=_hosts(raw.get("hosts"), problems),
+        network=network,
+        images=images,
+        defaults=defaults,
+        environment=_defaults_from_environment(environment, problems),
+        given_defaults=frozenset(map(str, raw_defaults)) if isinstance(raw_defaults, dict) else frozenset(),
+    )
+    if network is not None:
+        _check_network(network, problems)
+    nodes = _nodes(raw.get("nodes"), problems)
+    resolved = [_resolve(stack, read, context, problems) for read in nodes]
+    complete = tuple(node for node in resolved if node is not None)
+    _check_unique(complete, problems)
+    if problems.found or network is None or images is None or k3s is None:
+        raise ConfigError(problems.found)
+    return StackConfig(
+        stack=stack, hosts=context.hosts, network=network, images=images, k3s=k3s, nodes=complete
+    )
+
+
+def _hosts(raw: Any, problems: _Problems) -> dict[str, HostConfig]:  # noqa: ANN401
+    key = f"{NAMESPACE}:hosts"
+    if raw is None:
+        return {"home": HostConfig()}
+    if not isinstance(raw, dict) or not raw:
+        problems.add(key, "must be a mapping of host names to their settings, such as {home: {}}")
+        return {}
+    hosts: dict[str, HostConfig] = {}
+    uris: dict[str, str] = {}
+    for name, value in raw.items():
+        place = _path(key, [str(name)])
+        if not isinstance(name, str) or problems.parse(place, _HostName, {"name": name}) is None:
+            problems.add(place, "the host's name must be a-z, 0-9 and inner hyphens")
+            continue
+        host = problems.parse(place, HostConfig, {} if value is None else value)
+        if host is None:
+            continue
+        if host.uri in uris:
+            problems.add(
+                f"{place}.uri", f"is the same as {key}.{uris[host.uri]}.uri: their networks would overlap"
+            )
+        uris.setdefault(host.uri, name)
+        hosts[name] = host
+    return hosts
+
+
+class _HostName(Model):
+    name: Hostname
+
+
+class _Memory(Model):
+    value: MemoryMib
+
+
+class _Cpus(Model):
+    value: VirtualCpus
+
+
+def _nodes(raw: Any, problems: _Problems) -> list[_Read]:  # noqa: ANN401
+    key = f"{NAMESPACE}:nodes"
+    if not isinstance(raw, list) or not raw:
+        problems.add(key, "must be a list of at least one node, such as [{name: k3s-1, os: flatcar}]")
+        return []
+    nodes: list[_Read] = []
+    names: dict[str, str] = {}
+    for index, value in enumerate(raw):
+        place = f"{key}[{index}]"
+        if isinstance(value, dict) and isinstance(name := value.get("name"), str):
+            if name in names:
+                problems.add(f"{place}.name", f"is the same as {names[name]}.name; node names are unique")
+            names.setdefault(name, place)
+        nodes.append(_node(place, value, problems))
+    return nodes
+
+
+def _node(place: str, raw: Any, problems: _Problems) -> _Read:  # noqa: ANN401
+    """Read one node; what is wrong in it does not hide what is wrong between it and the rest."""
+    try:
+        return _Read(place=place, node=NodeConfig.model_validate(raw), wrong=frozenset())
+    except ValidationError as error:
+        items = error.errors(include_input=False, include_url=False)
+    for item in items:
+        problems.add(_path(place, item["loc"]), _message(item))
+    wrong = frozenset(str(item["loc"][0]) for item in items if item["loc"])
+    rest = {str(k): v for k, v in raw.items() if k not in wrong} if isinstance(raw, dict) else {}
+    return _Read(
+        place=place, node=NodeConfig.model_validate({"name": "unnamed", "os": "flatcar"} | rest), wrong=wrong
+    )
+
+
+def _defaults_from_environment(environment: Mapping[str, str], problems: _Problems) -> dict[str, Sized]:
+    found: dict[str, Sized] = {}
+    for variable, field in ENVIRONMENT.items():
+        text = environment.get(variable, "")
+        if not text:
+            continue
+        model = _Memory if field == "memory_mib" else _Cpus
+        number = int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
+        checked = problems.parse(f"${variable}", model, {"value": number})
+        if checked is not None:
+            found[field] = Sized(value=getattr(checked, "value"), origin=variable)  # noqa: B009
+    problems.found = [(key.removesuffix(".value"), text) for key, text in problems.found]
+    return found
+
+
+def _check_network(network: NetworkConfig, problems: _Problems) -> None:
+    for other, what in _CLUSTER_NETWORKS.items():
+        if network.network.overlaps(other):
+            problems.add(
+                f"{NAMESPACE}:network.cidr", f"overlaps {other}, {what}; take another, such as 10.11.0.0/24"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Context:
+    """What a node is resolved against; None where that part has a problem of its own."""
+
+    hosts: dict[str, HostConfig]
+    network: NetworkConfig | None
+    images: ImagesConfig | None
+    defaults: DefaultsConfig | None
+    environment: dict[str, Sized]
+    given_defaults: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Read:
+    """A node as read: its key, what could be read of it, and the fields that could not."""
+
+    place: str
+    node: NodeConfig
+    wrong: frozenset[str]
+
+
+def _sized(field: str, node: NodeConfig, place: str, context: _Context) -> Sized:
+    """Find a number's value: the node's own, else the environment's, else the stack's, else ours."""
+    own = getattr(node, field)
+    if own is not None:
+        return Sized(value=own, origin=f"{place}.{field}")
+    if field in context.environment:
+        return context.environment[field]
+    defaults = context.defaults or DefaultsConfig()
+    origin = f"{NAMESPACE}:defaults.{field}" if field in context.given_defaults else "built-in default"
+    return Sized(value=getattr(defaults, field), origin=origin)
+
+
+def _resolve(stack: str, read: _Read, context: _Context, problems: _Problems) -> Node | None:
+    place, node = read.place, read.node
+    before = len(problems.found)
+    host_name = None if "host" in read.wrong else _host_of(node, place, context, problems)
+    disk = _sized("disk_gib", node, place, context)
+    _check_disk(disk, place, context, problems)
+    keys = node.ssh_authorized_keys
+    if keys is None and context.defaults is not None:
+        keys = context.defaults.ssh_authorized_keys
+    if not keys and context.defaults is not None and "ssh_authorized_keys" not in read.wrong:
+        problems.add(
+            f"{place}.ssh_authorized_keys",
+            "needs at least one SSH public key, here or in layer1:defaults.ssh_authorized_keys; "
+            "nobody could log in otherwise (passwords are off)",
+        )
+    _check_arch(node, place, host_name, context, problems)
+    _check_disks(node, place, problems)
+    ip = _address(stack, node, place, context, problems)
+    if read.wrong or len(problems.found) > before or ip is None or host_name is None:
+        return None
+    return Node(
+        key=place,
+        name=node.name,
+        os=node.os,
+        host_name=host_name,
+        arch=node.arch,
+        firmware=node.firmware or (Firmware.UEFI if node.arch == Arch.AARCH64 else Firmware.BIOS),
+        ip=ip,
+        mac=identity.mac_address(stack, node.name),
+        uuid=identity.domain_uuid(stack, node.name),
+        memory_mib=_sized("memory_mib", node, place, context),
+        vcpus=_sized("vcpus", node, place, context),
+        disk_gib=disk,
+        ssh_authorized_keys=tuple(keys or ()),
+        updates=node.updates,
+        data_disks=tuple(node.data_disks),
+        passthrough_disks=tuple(node.passthrough_disks),
+        ready_timeout_s=(context.defaults or DefaultsConfig()).ready_timeout_s,
+    )
+
+
+def _host_of(node: NodeConfig, place: str, context: _Context, problems: _Problems) -> str | None:
+    if node.host is None:
+        if len(context.hosts) == 1:
+            return next(iter(context.hosts))
+        if context.hosts:
+            problems.add(f"{place}.host", f"must name one of the hosts: {', '.join(sorted(context.hosts))}")
+        return None
+    if node.host in context.hosts:
+        return str(node.host)
+    if context.hosts:
+        problems.add(f"{place}.host", f"is not one of layer1:hosts ({', '.join(sorted(context.hosts))})")
+    return None
+
+
+def _check_disk(disk: Sized, place: str, context: _Context, problems: _Problems) -> None:
+    if context.images is None or context.images.flatcar.source == ImageSource.PRACTICE:
+        return
+    if disk.value < FLATCAR_VIRTUAL_GIB:
+        key = f"{place}.disk_gib" if disk.origin.startswith(place) else disk.origin
+        problems.add(
+            key,
+            f"is smaller than the Flatcar image, whose disk needs {FLATCAR_VIRTUAL_GIB} GiB; 20 is sensible",
+        )
+
+
+def _check_disks(node: NodeConfig, place: str, problems: _Problems) -> None:
+    names = [disk.name for disk in node.data_disks]
+    for position, name in enumerate(names):
+        if name in names[:position]:
+            problems.add(f"{place}.data_disks[{position}].name", "is taken by another disk of this node")
+    if len(set(node.passthrough_disks)) != len(node.passthrough_disks):
+        problems.add(f"{place}.passthrough_disks", "names the same disk twice")
+
+
+def _check_arch(
+    node: NodeConfig, place: str, host_name: str | None, context: _Context, problems: _Problems
+) -> None:
+    if node.arch != Arch.AARCH64:
+        return
+    if node.firmware == Firmware.BIOS:
+        problems.add(f"{place}.firmware", "must be uefi on aarch64, which has no BIOS")
+    if context.images is not None and context.images.flatcar.source == ImageSource.PRACTICE:
+        problems.add(
+            f"{place}.arch", "must be x86_64 with the practice image, which is built for x86_64 alone"
+        )
+    host = context.hosts.get(host_name or "")
+    if host is not None and host.accel == Accel.KVM and host.uri == "qemu:///system" and not _host_is_arm():
+        problems.add(
+            f"{place}.arch", "cannot run under KVM on this host's processor; use x86_64 or an arm64 host"
+        )
+
+
+def _host_is_arm() -> bool:
+    import platform  # noqa: PLC0415 - only asked for arm64 guests on this machine
+
+    return platform.machine() == "aarch64"
+
+
+def _address(stack: str, node: NodeConfig, place: str, context: _Context, problems: _Problems) -> str | None:
+    if context.network is None:
+        return None
+    network = context.network.network
+    if node.ip is None:
+        return str(identity.address(stack, node.name, network))
+    own = IPv4Address(node.ip)
+    if own not in network:
+        problems.add(f"{place}.ip", f"is outside layer1:network.cidr ({network})")
+        return None
+    if own in (network.network_address, network.broadcast_address, context.network.gateway):
+        problems.add(f"{place}.ip", "is the network's own, its broadcast or the host's address")
+        return None
+    return str(own)
+
+
+def _check_unique(nodes: tuple[Node, ...], problems: _Problems) -> None:
+    addresses: dict[tuple[str, str], Node] = {}
+    macs: dict[str, Node] = {}
+    disks: dict[tuple[str, str], Node] = {}
+    for node in nodes:
+        other = addresses.setdefault((node.host_name, node.ip), node)
+        if other is not node and other.name != node.name:
+            problems.add(f"{node.key}.ip", f"is also the address of {other.key} ({node.ip}); set another ip")
+        twin = macs.setdefault(node.mac, node)
+        if twin is not node and twin.name != node.name:
+            problems.add(f"{node.key}.name", f"gives the same MAC as {twin.key}; choose another name")
+        for disk in node.passthrough_disks:
+            owner = disks.setdefault((node.host_name, disk), node)
+            if owner is not node:
+                problems.add(f"{node.key}.passthrough_disks", f"names a disk that {owner.key} takes already")
+
+
+def parse_layer2_ignition(text: str | None, nodes: Iterable[str]) -> dict[str, str]:
+    """Read the secret `layer1:layer2_ignition`: a JSON mapping of node name to an Ignition config.
+
+    Returns:
+        For each node named there, its Ignition config as JSON text.
+
+    Raises:
+        ConfigError: with keys alone, never a value.
+    """
+    if text is None:
+        return {}
+    key = f"{NAMESPACE}:layer2_ignition"
+    shape = "must be a JSON mapping of node names to Ignition configs"
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ConfigError([(key, shape)]) from None
+    if not isinstance(parsed, dict):
+        raise ConfigError([(key, shape)])
+    known = set(nodes)
+    problems = [(_path(key, [name]), "is not the name of a node") for name in parsed if name not in known]
+    problems += [
+        (_path(key, [name]), "must be an Ignition config: a mapping with ignition.version")
+        for name, value in parsed.items()
+        if not (isinstance(value, dict) and isinstance(value.get("ignition"), dict))
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return {name: json.dumps(value, sort_keys=True) for name, value in parsed.items()}

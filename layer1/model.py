@@ -1,0 +1,265 @@
+"""What a stack file may say, and what becomes of it, as frozen models; `layer1.config` fills them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from layer1.values import (
+    AbsolutePath,
+    Address,
+    DiskById,
+    DiskGib,
+    Flag,
+    Hostname,
+    K3sVersion,
+    LibvirtUri,
+    MemoryMib,
+    NetworkCidr,
+    PublicKey,
+    Seconds,
+    Url,
+    Version,
+    VirtualCpus,
+    WebUrl,
+    one_of,
+)
+
+FLATCAR_VIRTUAL_GIB = 13
+"""Smallest whole GiB that holds Flatcar's disk of 25,661,440 blocks of 512 bytes (disk_layout.json)."""
+
+
+class Accel(StrEnum):
+    """What runs the guest's code: the processor (kvm) or software emulation (tcg), which isolates nothing."""
+
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+class Svirt(StrEnum):
+    """The mandatory access control around QEMU."""
+
+    APPARMOR = "apparmor"
+    NONE = "none"
+
+
+class NetworkMode(StrEnum):
+    """How nodes reach the world: through the host's address (nat), or not at all (isolated)."""
+
+    NAT = "nat"
+    ISOLATED = "isolated"
+
+
+class ImageSource(StrEnum):
+    """Where the node's image comes from."""
+
+    OFFICIAL = "official"
+    PRACTICE = "practice"
+
+
+class Flavour(StrEnum):
+    """Which of Flatcar's images: they differ in where Ignition looks for its config."""
+
+    OPENSTACK = "openstack"
+    KUBEVIRT = "kubevirt"
+
+
+class Os(StrEnum):
+    """The node's operating system."""
+
+    FLATCAR = "flatcar"
+
+
+class Arch(StrEnum):
+    """The guest's processor architecture, as libvirt names it."""
+
+    X86_64 = "x86_64"
+    AARCH64 = "aarch64"
+
+
+class Firmware(StrEnum):
+    """What starts the guest."""
+
+    BIOS = "bios"
+    UEFI = "uefi"
+
+
+class UpdateStrategy(StrEnum):
+    """What Flatcar does with an update: nothing at all, stage it, or stage it and reboot by itself."""
+
+    OFF = "off"
+    STAGE = "stage"
+    REBOOT = "reboot"
+
+
+_NOT_YET = "is planned, not in this version; use flatcar"
+_REFUSED_OS = {
+    "bottlerocket": "Bottlerocket is not covered: it has no k3s, and its last bare-metal variant ended with "
+    "Kubernetes 1.29; use flatcar",
+    "microos": "openSUSE MicroOS is not covered: its read-only root is a property of the file system "
+    "that root can lift, not a verified image; use flatcar",
+    "talos": _NOT_YET,
+    "k3s-pios": _NOT_YET,
+}
+
+
+class Model(BaseModel):
+    """Base of every model: frozen, no unknown keys, and no input value in an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class HostConfig(Model):
+    """A libvirt host. Weaker values than the defaults are walls that the plan repeats."""
+
+    uri: LibvirtUri = "qemu:///system"
+    pool_path: AbsolutePath = "/var/lib/libvirt/images/layer1"
+    accel: Annotated[Accel, one_of(Accel)] = Accel.KVM
+    svirt: Annotated[
+        Svirt,
+        one_of(Svirt, selinux="is not supported yet; use apparmor, or none to say openly that there is none"),
+    ] = Svirt.APPARMOR
+    memory_hard_limit: Flag = True
+
+
+class NetworkConfig(Model):
+    """The nodes' network on each host; its first address is the host's own."""
+
+    cidr: NetworkCidr = "10.11.0.0/24"
+    mode: Annotated[
+        NetworkMode,
+        one_of(NetworkMode, none="is called isolated here", bridge="is planned, not in this version"),
+    ] = NetworkMode.NAT
+
+    @property
+    def network(self) -> IPv4Network:
+        """The network as a value."""
+        return IPv4Network(self.cidr)
+
+    @property
+    def gateway(self) -> IPv4Address:
+        """The host's address on the network."""
+        return self.network[1]
+
+
+class FlatcarImageConfig(Model):
+    """Which Flatcar image the nodes start from.
+
+    `practice` is the stand-in that `lab/` builds on this machine; its digest comes from its manifest.
+    """
+
+    source: Annotated[ImageSource, one_of(ImageSource)] = ImageSource.OFFICIAL
+    version: Version = "4593.2.5"
+    flavour: Annotated[
+        Flavour,
+        one_of(
+            Flavour,
+            proxmoxve="boots without any config after 30 s without its disc; use openstack or kubevirt",
+            qemu="boots without any config when it gets none; use openstack or kubevirt",
+            qemu_uefi="boots without any config when it gets none; use openstack or kubevirt",
+            nutanix="is only published compressed and for amd64; use openstack or kubevirt",
+        ),
+    ] = Flavour.OPENSTACK
+    base_url: Url = "https://stable.release.flatcar-linux.net"
+
+
+class ImagesConfig(Model):
+    """The images by operating system."""
+
+    flatcar: FlatcarImageConfig = FlatcarImageConfig()
+
+
+class K3sConfig(Model):
+    """Which k3s the official installer puts on the node, and from where."""
+
+    version: K3sVersion = "v1.36.4+k3s1"
+    installer_url: WebUrl | None = None
+    releases_url: WebUrl = "https://github.com/k3s-io/k3s/releases"
+
+    @property
+    def installer(self) -> str:
+        """The installer's address: as configured, else the script of the very release."""
+        if self.installer_url is not None:
+            return str(self.installer_url)
+        return f"https://raw.githubusercontent.com/k3s-io/k3s/{self.version.replace('+', '%2B')}/install.sh"
+
+
+class DefaultsConfig(Model):
+    """What nodes take that do not say otherwise."""
+
+    memory_mib: MemoryMib = 4096
+    vcpus: VirtualCpus = 2
+    disk_gib: DiskGib = 20
+    ssh_authorized_keys: list[PublicKey] = Field(default_factory=list)
+    ready_timeout_s: Seconds = 600
+
+
+class DataDiskConfig(Model):
+    """A disk of the node's own that outlives the node: protected, and kept on destroy."""
+
+    name: Hostname
+    size_gib: DiskGib
+
+
+class NodeConfig(Model):
+    """One node as the stack file has it; what is None comes from the defaults."""
+
+    name: Hostname
+    os: Annotated[Os, one_of(Os, **_REFUSED_OS)]
+    host: Hostname | None = None
+    arch: Annotated[Arch, one_of(Arch)] = Arch.X86_64
+    firmware: Annotated[Firmware, one_of(Firmware)] | None = None
+    ip: Address | None = None
+    memory_mib: MemoryMib | None = None
+    vcpus: VirtualCpus | None = None
+    disk_gib: DiskGib | None = None
+    ssh_authorized_keys: list[PublicKey] | None = None
+    updates: Annotated[UpdateStrategy, one_of(UpdateStrategy)] = UpdateStrategy.OFF
+    data_disks: list[DataDiskConfig] = Field(default_factory=list)
+    passthrough_disks: list[DiskById] = Field(default_factory=list)
+
+
+class Sized(Model):
+    """A number and where it came from, for the plan."""
+
+    value: int
+    origin: str
+
+
+class Node(Model):
+    """One node, with every default filled in.
+
+    `key` is where the stack file has it (`layer1:nodes[0]`).
+    """
+
+    key: str
+    name: str
+    os: Os
+    host_name: str
+    arch: Arch
+    firmware: Firmware
+    ip: str
+    mac: str
+    uuid: str
+    memory_mib: Sized
+    vcpus: Sized
+    disk_gib: Sized
+    ssh_authorized_keys: tuple[str, ...]
+    updates: UpdateStrategy
+    data_disks: tuple[DataDiskConfig, ...]
+    passthrough_disks: tuple[str, ...]
+    ready_timeout_s: int
+
+
+class StackConfig(Model):
+    """A whole stack, checked."""
+
+    stack: str
+    hosts: dict[str, HostConfig]
+    network: NetworkConfig
+    images: ImagesConfig
+    k3s: K3sConfig
+    nodes: tuple[Node, ...]

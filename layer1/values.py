@@ -1,0 +1,224 @@
+"""The kinds of value that a stack file may hold, each with the sentence that helps when it is wrong.
+
+Every text ends up in XML, YAML, a unit file or a shell, so each kind is an allow-list of characters:
+what could break out of one of them is refused here, once. No message repeats the value, which may be
+a secret that was put under the wrong key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network
+from typing import Annotated, Any
+from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+from pydantic import BeforeValidator
+
+from layer1.sshkeys import public_key_problem
+
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_VERSION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){1,3}")
+_K3S_VERSION = re.compile(r"v1\.[0-9]{1,3}\.[0-9]{1,3}\+k3s[0-9]{1,3}")
+_PATH = re.compile(r"(/[A-Za-z0-9._@+-]+)+")
+_BY_ID = re.compile(r"/dev/disk/by-id/[A-Za-z0-9._:@+=-]+")
+_URL_REST = re.compile(r"[A-Za-z0-9._~/%+-]*")
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+_USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+_LIBVIRT_SCHEMES = ("qemu", "qemu+ssh", "qemu+tls")
+_LIBVIRT_OPTIONS = {"keyfile", "knownhosts", "sshauth", "pkipath"}
+
+
+def _text(check: Callable[[str], str | None]) -> Callable[[Any], Any]:
+    """Turn a function that says what is wrong with a text into a pydantic validator."""
+
+    def validator(value: Any) -> Any:  # noqa: ANN401
+        if not isinstance(value, str):
+            raise ValueError("must be a text (put it in quotes if YAML reads it as something else)")  # noqa: TRY004
+        if problem := check(value):
+            raise ValueError(problem)
+        return value
+
+    return validator
+
+
+def _hostname_problem(value: str) -> str | None:
+    if _LABEL.fullmatch(value):
+        return None
+    return "must be a host name of one label: a-z, 0-9 and inner hyphens, at most 63 characters"
+
+
+def _version_problem(value: str) -> str | None:
+    if value in ("current", "latest", "stable"):
+        return "must be a pinned version such as 4593.2.5; a moving name would change nodes by surprise"
+    return None if _VERSION.fullmatch(value) else "must be a version such as 4593.2.5"
+
+
+def _k3s_version_problem(value: str) -> str | None:
+    if _K3S_VERSION.fullmatch(value):
+        return None
+    return "must be a full k3s release such as v1.36.4+k3s1 (a channel would change nodes by surprise)"
+
+
+def _path_problem(value: str) -> str | None:
+    if _PATH.fullmatch(value) and ".." not in value.split("/"):
+        return None
+    return "must be an absolute path of letters, digits and . _ @ + - (no spaces, quotes or ..)"
+
+
+def _by_id_problem(value: str) -> str | None:
+    if _BY_ID.fullmatch(value) and ".." not in value:
+        return None
+    return "must be a path below /dev/disk/by-id/ (names such as /dev/sda move between boots)"
+
+
+def _split_url(value: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts
+
+
+def _url_problem(value: str) -> str | None:
+    parts = _split_url(value)
+    if parts is None or parts.scheme not in ("https", "http", "file") or not value.isascii():
+        return "must be an https://, http:// or file:// address"
+    if parts.password or parts.username:
+        return "must not hold a user or password; use a mirror that needs none"
+    if parts.query or parts.fragment or not _URL_REST.fullmatch(parts.path):
+        return "may hold only letters, digits and / . _ ~ % + - after the host (no ? or #)"
+    if parts.scheme == "file":
+        return None if parts.netloc == "" and _PATH.fullmatch(parts.path) else "must be file:///absolute/path"
+    return None if parts.hostname and _HOST.fullmatch(parts.hostname) else "must name a host"
+
+
+def _web_url_problem(value: str) -> str | None:
+    if problem := _url_problem(value):
+        return problem
+    return (
+        "must be https:// or http://, for the guest itself fetches it" if value.startswith("file:") else None
+    )
+
+
+def _libvirt_uri_problem(value: str) -> str | None:
+    parts = _split_url(value)
+    if parts is None or not value.isascii():
+        return "must be a libvirt URI such as qemu:///system"
+    if parts.password is not None or any(c in (parts.username or "") for c in ":%"):
+        return "must not hold a password (it would land in state and logs); use an SSH key"
+    options = parse_qsl(parts.query, keep_blank_values=True)
+    for name, option in options:
+        off = name in ("no_verify", "no_tty") or (name == "known_hosts_verify" and option != "normal")
+        if off or name == "known_hosts_verify":
+            return (
+                f"must not set {name if off else 'known_hosts_verify'}: host-key checks stay on; "
+                "add the host's key to a file and name it by knownhosts="
+            )
+    return _libvirt_shape_problem(parts, options)
+
+
+def _libvirt_shape_problem(  # noqa: PLR0911 - one return a rule
+    parts: SplitResult, options: list[tuple[str, str]]
+) -> str | None:
+    if (
+        parts.scheme in ("qemu+tcp", "qemu+unix", "test", "xen", "lxc")
+        or parts.scheme not in _LIBVIRT_SCHEMES
+    ):
+        return "must start with qemu:///, qemu+ssh:// or qemu+tls:// (others are cleartext or not QEMU)"
+    if parts.path != "/system":
+        return "must end in /system: session domains get no sVirt label and no bridge"
+    if parts.scheme == "qemu" and parts.netloc:
+        return "must be qemu:///system, or qemu+ssh:// for another machine"
+    if parts.scheme != "qemu" and not (parts.hostname and _HOST.fullmatch(parts.hostname)):
+        return "must name the host, such as qemu+ssh://operator@host/system"
+    if parts.username is not None and not _USER.fullmatch(parts.username):
+        return "must hold a plain user name before the @"
+    for name, option in options:
+        if name not in _LIBVIRT_OPTIONS:
+            return f"knows only the options {', '.join(sorted(_LIBVIRT_OPTIONS))}"
+        if name == "sshauth":
+            if not set(option.split(",")) <= {"agent", "privkey"}:
+                return "must use sshauth=agent,privkey (no passwords)"
+        elif not _PATH.fullmatch(option):
+            return f"must give an absolute path for {name}"
+    return "must not hold a #fragment" if parts.fragment else None
+
+
+def _network_problem(value: str) -> str | None:
+    try:
+        network = IPv4Network(value, strict=False)
+    except ValueError:
+        return "must be an IPv4 network such as 10.11.0.0/24"
+    if str(network) != value:
+        return (
+            f"has host bits set or no prefix; the network is {network}"
+            if "/" in value
+            else "needs a prefix: /24"
+        )
+    if not 16 <= network.prefixlen <= 29:
+        return "must be between /16 and /29"
+    if not network.is_private or network.is_loopback or network.is_link_local:
+        return "must be a private network (10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16)"
+    return None
+
+
+def _address_problem(value: str) -> str | None:
+    try:
+        IPv4Address(value)
+    except ValueError:
+        return "must be an IPv4 address such as 10.11.0.20"
+    return None
+
+
+def whole_number(unit: str, low: int, high: int) -> BeforeValidator:
+    """Return the check of a whole number in `unit` between `low` and `high`."""
+
+    def validator(value: Any) -> Any:  # noqa: ANN401
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"must be a whole number of {unit}, without quotes or unit")  # noqa: TRY004
+        if not low <= value <= high:
+            raise ValueError(f"must be between {low} and {high} {unit}")
+        return value
+
+    return BeforeValidator(validator)
+
+
+def _flag(value: Any) -> Any:  # noqa: ANN401
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")  # noqa: TRY004
+    return value
+
+
+def one_of(enum: type[StrEnum], **refused: str) -> BeforeValidator:
+    """Return the check of a StrEnum; `refused` names values that get a sentence of their own."""
+
+    def validator(value: Any) -> Any:  # noqa: ANN401
+        if isinstance(value, str) and value in refused:
+            raise ValueError(refused[value])
+        try:
+            return enum(value)
+        except ValueError:
+            raise ValueError(f"must be one of: {', '.join(enum)}") from None
+
+    return BeforeValidator(validator)
+
+
+Hostname = Annotated[str, BeforeValidator(_text(_hostname_problem))]
+Version = Annotated[str, BeforeValidator(_text(_version_problem))]
+K3sVersion = Annotated[str, BeforeValidator(_text(_k3s_version_problem))]
+AbsolutePath = Annotated[str, BeforeValidator(_text(_path_problem))]
+DiskById = Annotated[str, BeforeValidator(_text(_by_id_problem))]
+Url = Annotated[str, BeforeValidator(_text(_url_problem))]
+WebUrl = Annotated[str, BeforeValidator(_text(_web_url_problem))]
+LibvirtUri = Annotated[str, BeforeValidator(_text(_libvirt_uri_problem))]
+NetworkCidr = Annotated[str, BeforeValidator(_text(_network_problem))]
+Address = Annotated[str, BeforeValidator(_text(_address_problem))]
+PublicKey = Annotated[str, BeforeValidator(_text(public_key_problem))]
+Flag = Annotated[bool, BeforeValidator(_flag)]
+MemoryMib = Annotated[int, whole_number("MiB", 512, 1024 * 1024)]
+VirtualCpus = Annotated[int, whole_number("vCPUs", 1, 256)]
+Seconds = Annotated[int, whole_number("seconds", 30, 7200)]
+DiskGib = Annotated[int, whole_number("GiB", 1, 16384)]
