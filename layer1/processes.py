@@ -1,0 +1,48 @@
+"""Runs a program and turns what goes wrong into one clear error."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+
+from layer1.errors import ToolError
+
+
+def run(
+    command: Sequence[str], *, stdin: str | None = None, timeout_s: float = 120, cwd: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end; its output is captured, its exit code is the caller's to judge.
+
+    Args:
+        command: program and arguments; secrets go by `stdin`, for arguments show in the process list.
+        stdin: text for the program's standard input.
+        timeout_s: seconds after which it is killed.
+        cwd: folder to run in.
+
+    Raises:
+        ToolError: the program is missing or did not end in time.
+    """
+    program = command[0]
+    if shutil.which(program) is None:
+        raise ToolError(
+            f"{program}: not found on PATH; run `make setup`, then use the shell of `make -s env`"
+        )
+    try:
+        return subprocess.run(
+            list(command),
+            input=stdin if stdin is not None else "",
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
+            cwd=cwd,
+        )
+    except subprocess.TimeoutExpired:
+        raise ToolError(f"{program}: no answer within {timeout_s:.0f} s; it was ended") from None
+
+
+def last_lines(text: str, count: int = 6) -> str:
+    """Return the last lines of a program's output, for an error."""
+    return "\n".join(text.strip().splitlines()[-count:])
