@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -34,6 +35,8 @@ from layer1.model import (
     Sized,
     StackConfig,
 )
+from layer1.paths import REPOSITORY
+from layer1.sshkeys import public_key_problem
 from layer1.values import Hostname, MemoryMib, VirtualCpus
 
 NAMESPACE = "layer1"
@@ -119,6 +122,8 @@ def load(stack: str, raw: Mapping[str, Any], environment: Mapping[str, str]) -> 
     images = problems.section("images", ImagesConfig, raw)
     k3s = problems.section("k3s", K3sConfig, raw)
     defaults = problems.section("defaults", DefaultsConfig, raw)
+    if defaults is not None:
+        defaults = _with_key_files(defaults, problems)
     raw_defaults = raw.get("defaults")
     context = _Context(
         hosts=_hosts(raw.get("hosts"), problems),
@@ -204,8 +209,12 @@ def _node(place: str, raw: Any, problems: _Problems) -> _Read:  # noqa: ANN401
         items = error.errors(include_input=False, include_url=False)
     for item in items:
         problems.add(_path(place, item["loc"]), _message(item))
-    wrong = frozenset(str(item["loc"][0]) for item in items if item["loc"])
-    rest = {str(k): v for k, v in raw.items() if k not in wrong} if isinstance(raw, dict) else {}
+    if not isinstance(raw, dict):
+        raw = {}
+        wrong = frozenset(NodeConfig.model_fields)
+    else:
+        wrong = frozenset(str(item["loc"][0]) for item in items if item["loc"])
+    rest = {str(k): v for k, v in raw.items() if k not in wrong}
     return _Read(
         place=place, node=NodeConfig.model_validate({"name": "unnamed", "os": "flatcar"} | rest), wrong=wrong
     )
@@ -224,6 +233,26 @@ def _defaults_from_environment(environment: Mapping[str, str], problems: _Proble
             found[field] = Sized(value=getattr(checked, "value"), origin=variable)  # noqa: B009
     problems.found = [(key.removesuffix(".value"), text) for key, text in problems.found]
     return found
+
+
+def _with_key_files(defaults: DefaultsConfig, problems: _Problems) -> DefaultsConfig:
+    """Add the keys that the defaults name by file; a relative path is the repository's."""
+    keys = list(defaults.ssh_authorized_keys)
+    for index, name in enumerate(defaults.ssh_authorized_key_files):
+        place = f"{NAMESPACE}:defaults.ssh_authorized_key_files[{index}]"
+        try:
+            text = (REPOSITORY / Path(name).expanduser()).read_text(encoding="ascii").strip()
+        except (OSError, ValueError, RuntimeError):
+            problems.add(place, "cannot be read; make a key pair with `ssh-keygen -t ed25519`")
+            continue
+        if problem := public_key_problem(text):
+            problems.add(place, f"the key in it {problem}")
+        else:
+            keys.append(text)
+    # A file that cannot be read is one problem; that its nodes then have no key is not another.
+    return defaults.model_copy(
+        update={"ssh_authorized_keys": keys or [""] * len(defaults.ssh_authorized_key_files)}
+    )
 
 
 def _check_network(network: NetworkConfig, problems: _Problems) -> None:

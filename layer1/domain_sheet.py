@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ET  # noqa: S405 - only our own sheets are parsed
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 from layer1.errors import RenderError
@@ -70,4 +70,7 @@ def render_sheet(template: Path, parameters: dict[str, str]) -> str:
         raise RenderError(f"{template.name} declares {sorted(declared)}, got {sorted(parameters)}")
     for name, element in declared.items():
         element.text = parameters[name]
+    for element in root.iter():
+        for attribute, value in element.attrib.items():
+            element.set(attribute, " ".join(value.split()))
     return ET.canonicalize(ET.tostring(root, encoding="unicode"), strip_text=True)

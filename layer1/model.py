@@ -16,6 +16,7 @@ from layer1.values import (
     Flag,
     Hostname,
     K3sVersion,
+    KeyFile,
     LibvirtUri,
     MemoryMib,
     NetworkCidr,
@@ -113,10 +114,13 @@ class Model(BaseModel):
 
 
 class HostConfig(Model):
-    """A libvirt host. Weaker values than the defaults are walls that the plan repeats."""
+    """A libvirt host. Weaker values than the defaults are walls that the plan repeats.
+
+    The stack makes a directory of its own below `pool_path` and removes no other.
+    """
 
     uri: LibvirtUri = "qemu:///system"
-    pool_path: AbsolutePath = "/var/lib/libvirt/images/layer1"
+    pool_path: AbsolutePath = "/var/lib/libvirt/images"
     accel: Annotated[Accel, one_of(Accel)] = Accel.KVM
     svirt: Annotated[
         Svirt,
@@ -194,6 +198,7 @@ class DefaultsConfig(Model):
     vcpus: VirtualCpus = 2
     disk_gib: DiskGib = 20
     ssh_authorized_keys: list[PublicKey] = Field(default_factory=list)
+    ssh_authorized_key_files: list[KeyFile] = Field(default_factory=list)
     ready_timeout_s: Seconds = 600
 
 

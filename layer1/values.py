@@ -22,6 +22,7 @@ _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _VERSION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){1,3}")
 _K3S_VERSION = re.compile(r"v1\.[0-9]{1,3}\.[0-9]{1,3}\+k3s[0-9]{1,3}")
 _PATH = re.compile(r"(/[A-Za-z0-9._@+-]+)+")
+_KEY_FILE = re.compile(r"(~/)?/?([A-Za-z0-9._@+-]+/)*[A-Za-z0-9._@+-]+\.pub")
 _BY_ID = re.compile(r"/dev/disk/by-id/[A-Za-z0-9._:@+=-]+")
 _URL_REST = re.compile(r"[A-Za-z0-9._~/%+-]*")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
@@ -65,6 +66,12 @@ def _path_problem(value: str) -> str | None:
     if _PATH.fullmatch(value) and ".." not in value.split("/"):
         return None
     return "must be an absolute path of letters, digits and . _ @ + - (no spaces, quotes or ..)"
+
+
+def _key_file_problem(value: str) -> str | None:
+    if _KEY_FILE.fullmatch(value) and ".." not in value.split("/"):
+        return None
+    return "must be the path of a public key file that ends in .pub, such as ~/.ssh/id_ed25519.pub"
 
 
 def _by_id_problem(value: str) -> str | None:
@@ -210,6 +217,7 @@ Hostname = Annotated[str, BeforeValidator(_text(_hostname_problem))]
 Version = Annotated[str, BeforeValidator(_text(_version_problem))]
 K3sVersion = Annotated[str, BeforeValidator(_text(_k3s_version_problem))]
 AbsolutePath = Annotated[str, BeforeValidator(_text(_path_problem))]
+KeyFile = Annotated[str, BeforeValidator(_text(_key_file_problem))]
 DiskById = Annotated[str, BeforeValidator(_text(_by_id_problem))]
 Url = Annotated[str, BeforeValidator(_text(_url_problem))]
 WebUrl = Annotated[str, BeforeValidator(_text(_web_url_problem))]

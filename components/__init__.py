@@ -1,0 +1,7 @@
+"""Pulumi ComponentResources of Layer 1; every decision is `layer1`'s."""
+
+from components.flatcar_node import FlatcarNode, FlatcarNodeArgs
+from components.hypervisor import Hypervisor, HypervisorArgs
+from components.seed_iso import SeedIso, SeedIsoArgs
+
+__all__ = ["FlatcarNode", "FlatcarNodeArgs", "Hypervisor", "HypervisorArgs", "SeedIso", "SeedIsoArgs"]

@@ -1,0 +1,157 @@
+"""FlatcarNode: Flatcar Container Linux and k3s in a hardened libvirt domain."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+import pulumi_random as random
+
+from components import _commands, _libvirt
+from components._options import child_of
+from components.hypervisor import BaseImage, Hypervisor
+from components.seed_iso import SeedIso, SeedIsoArgs
+from layer1 import contract, flatcar_seed, sshkeys
+from layer1.butane import InstallerPin
+from layer1.machine import machine
+from layer1.model import Node, StackConfig
+
+TOKEN = "layer1:index:FlatcarNode"  # noqa: S105 - a Pulumi type token
+_GIB = 1024**3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FlatcarNodeArgs:
+    """Arguments of `FlatcarNode`.
+
+    Attributes:
+        stack: the checked configuration.
+        node: which of its nodes.
+        hypervisor: the host that it runs on.
+        image: the image that it starts from.
+        installer: the pinned k3s installer.
+        layer2_ignition: Ignition config of Layer 2 as JSON text, merged over ours; secret.
+    """
+
+    stack: StackConfig
+    node: Node
+    hypervisor: Hypervisor
+    image: BaseImage
+    installer: InstallerPin
+    layer2_ignition: pulumi.Input[str] | None = None
+
+
+class FlatcarNode(pulumi.ComponentResource):
+    """One node: its keys, seed, root disk, domain, and the wait until it answers."""
+
+    node: pulumi.Output[dict[str, Any]]
+    """The node's part of the stack's output `layer1`; there once the node is provisioned."""
+
+    def __init__(self, name: str, args: FlatcarNodeArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__(TOKEN, name, None, opts)
+        node, host = args.node, args.hypervisor
+        described = machine(args.stack, node)
+        on_host = {"provider": host.provider, "delete_before_replace": True}
+
+        host_key = random.RandomBytes(f"{name}-host-key", length=32, opts=child_of(self))
+        status_key = random.RandomBytes(f"{name}-status-key", length=32, opts=child_of(self))
+        host_seed = host_key.base64.apply(base64.b64decode)
+        status_seed = status_key.base64.apply(base64.b64decode)
+        host_public = pulumi.Output.unsecret(
+            host_seed.apply(lambda seed: sshkeys.ed25519_public(seed, node.name))
+        )
+
+        butane = _commands.secret_text(
+            pulumi.Output.all(host_seed, status_seed, args.layer2_ignition).apply(
+                lambda secrets: flatcar_seed.butane_of(args.stack, node, args.installer, *secrets)
+            )
+        )
+        ignition = _commands.task(f"{name}-ignition", "ignition", {"butane": butane}, opts=child_of(self))
+        # Digests of a text with 64 random bytes in it: they tell nothing of it.
+        seed_name = pulumi.Output.unsecret(butane.apply(lambda text: flatcar_seed.seed_file_name(node, text)))
+        root_name = pulumi.Output.unsecret(butane.apply(lambda text: flatcar_seed.root_file_name(node, text)))
+        seed = SeedIso(
+            f"{name}-seed",
+            SeedIsoArgs(
+                file_name=seed_name,
+                label=flatcar_seed.label(args.stack),
+                files={flatcar_seed.user_data_path(args.stack): ignition.stdout},
+                pool=host.pool.name,
+                provider=host.provider,
+            ),
+            child_of(self),
+        )
+        root = _libvirt.disk_volume(
+            f"{name}-root",
+            root_name,
+            host.pool.name,
+            size_bytes=node.disk_gib.value * _GIB,
+            base=args.image.volume,
+            # Ignition runs on the first boot of a fresh root alone: another seed needs another root.
+            opts=child_of(self, replace_with=[seed.volume], **on_host),
+        )
+        data = [
+            _libvirt.disk_volume(
+                f"{name}-data-{disk.name}",
+                f"{node.name}-data-{disk.name}.qcow2",
+                host.pool.name,
+                size_bytes=disk.size_gib * _GIB,
+                base=None,
+                # The operator's data: never replaced or removed by a plan.
+                opts=child_of(self, provider=host.provider, protect=True, retain_on_delete=True),
+            )
+            for disk in node.data_disks
+        ]
+        reservation = _commands.task(
+            f"{name}-address",
+            "reserve-address",
+            {
+                "uri": host.uri,
+                "network": host.network.name,
+                "mac": node.mac,
+                "ip": node.ip,
+                "name": node.name,
+            },
+            undo="release-address",
+            triggers=[node.mac, node.ip, host.network.id],
+            opts=child_of(self, delete_before_replace=True),
+        )
+        domain = _libvirt.domain(
+            f"{name}-domain",
+            described,
+            _libvirt.DomainParts(seed=seed.volume, disks=[root, *data], network=host.network),
+            # With its seed and its root: the provider would only swap the CD-ROM under a running guest.
+            # After the reservation: a guest that asks earlier gets another address.
+            child_of(
+                self,
+                replace_with=[root, seed.volume],
+                depends_on=[reservation.resource],
+                **on_host,
+            ),
+        )
+        ready = _commands.task(
+            f"{name}-ready",
+            "node-ready",
+            {
+                "uri": host.uri,
+                "domain": described.domain_name,
+                "hostname": node.name,
+                "address": node.ip,
+                "host_key": host_public,
+                "status_key": status_seed.apply(lambda seed: sshkeys.ed25519_private(seed, "layer1-status")),
+                "network": host.network.name,
+                "pool": host.pool.name,
+                "root_volume": root.name,
+                "timeout_s": node.ready_timeout_s,
+            },
+            triggers=[domain.id, root.id, described.sheet],
+            opts=child_of(self, depends_on=[domain]),
+        )
+        self.node = pulumi.Output.all(host_public, args.image.facts, ready.resource.id).apply(
+            lambda parts: contract.node_output(
+                args.stack, node, domain=described.domain_name, ssh_host_key=parts[0], image=parts[1]
+            )
+        )
+        self.register_outputs({"node": self.node})

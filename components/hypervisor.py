@@ -1,0 +1,116 @@
+"""Hypervisor: what a stack needs once on each libvirt host."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+
+from components import _commands, _libvirt
+from components._options import child_of
+
+TOKEN = "layer1:index:Hypervisor"  # noqa: S105 - a Pulumi type token
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HypervisorArgs:
+    """Arguments of `Hypervisor`.
+
+    Attributes:
+        uri: libvirt URI.
+        prefix: name of the pool and the network.
+        pool_directory: absolute path of a directory that does not exist yet; the stack makes and removes it.
+        network_mode: libvirt's forward mode, `nat` or `none`.
+        network_cidr: the nodes' network; its first address is the host's.
+        bridge: name of the bridge, at most 15 characters.
+        images: request of the task `image` by base volume name.
+    """
+
+    uri: str
+    prefix: str
+    pool_directory: str
+    network_mode: str
+    network_cidr: str
+    bridge: str
+    images: Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaseImage:
+    """An image on the host.
+
+    Attributes:
+        volume: the base volume, shared by every root disk that starts from it.
+        facts: the image's part of the stack's output.
+    """
+
+    volume: _libvirt.Volume
+    facts: pulumi.Output[dict[str, Any]]
+
+
+class Hypervisor(pulumi.ComponentResource):
+    """A host's connection, pool, network, and one base volume for each image."""
+
+    provider: _libvirt.Provider
+    """The connection."""
+    pool: _libvirt.Pool
+    """The stack's own pool."""
+    network: _libvirt.Network
+    """The nodes' network."""
+    base_images: dict[str, BaseImage]
+    """Each image by its base volume name."""
+    uri: str
+    """The libvirt URI."""
+
+    def __init__(self, name: str, args: HypervisorArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__(TOKEN, name, None, opts)
+        self.uri = args.uri
+        self.provider = _libvirt.provider(f"{name}-libvirt", args.uri, self)
+        claim = _commands.task(
+            f"{name}-claim",
+            "claim-pool",
+            {"uri": args.uri, "name": args.prefix, "directory": args.pool_directory},
+            opts=child_of(self),
+        )
+        self.pool = _libvirt.pool(
+            f"{name}-pool",
+            args.prefix,
+            args.pool_directory,
+            # After the claim: libvirt would take over a directory that is somebody's.
+            child_of(self, provider=self.provider, depends_on=[claim.resource], delete_before_replace=True),
+        )
+        self.network = _libvirt.network(
+            f"{name}-network",
+            args.prefix,
+            mode=args.network_mode,
+            cidr=args.network_cidr,
+            bridge=args.bridge,
+            opts=child_of(self, provider=self.provider, delete_before_replace=True),
+        )
+        self.base_images = {
+            file_name: self._base_image(name, file_name, request)
+            for file_name, request in args.images.items()
+        }
+        self.register_outputs({"pool": self.pool.name, "network": self.network.name})
+
+    def _base_image(self, name: str, file_name: str, request: Mapping[str, str]) -> BaseImage:
+        key = f"{name}-{request['kind']}-{request.get('arch', 'amd64')}"
+        image = _commands.task(f"{key}-image", "image", request, opts=child_of(self))
+        facts = pulumi.Output.unsecret(image.stdout).apply(_facts)
+        volume = _libvirt.uploaded_volume(
+            f"{key}-base",
+            file_name,
+            self.pool.name,
+            source=facts["path"],
+            volume_format="qcow2",
+            opts=child_of(self, provider=self.provider, delete_before_replace=True),
+        )
+        return BaseImage(volume=volume, facts=facts)
+
+
+def _facts(text: str) -> dict[str, Any]:
+    parsed: dict[str, Any] = json.loads(text)
+    return parsed

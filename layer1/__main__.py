@@ -1,0 +1,74 @@
+"""`python -m layer1`: the commands of Layer 1, for people and for the stack's command resources."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+import yaml
+
+from layer1 import config, tasks
+from layer1.errors import Layer1Error
+from layer1.images import cli as image_cli
+from layer1.paths import REPOSITORY
+from layer1.plan import plan_lines
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 when it did what it was asked for, 1 when not (one message on standard error), 2 for wrong usage.
+    """
+    parser = argparse.ArgumentParser(prog="python -m layer1", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    image_cli.add_parser(commands)
+    plan = commands.add_parser(
+        "plan", help="check a stack file; say what it makes and which walls are weaker"
+    )
+    plan.add_argument("--stack", required=True)
+    plan.set_defaults(run=_plan)
+    task = commands.add_parser("task", help="run by the stack's command resources: a JSON request on stdin")
+    task.add_argument("name", choices=sorted(tasks.TASKS))
+    task.set_defaults(run=_task)
+    parsed = parser.parse_args(arguments)
+    try:
+        return int(parsed.run(parsed))
+    except Layer1Error as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; nothing half done was kept", file=sys.stderr)  # noqa: T201
+        return 130
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    path = REPOSITORY / f"Pulumi.{arguments.stack}.yaml"
+    prefix = f"{config.NAMESPACE}:"
+    try:
+        document = yaml.safe_load(path.read_text()) or {}
+    except FileNotFoundError:
+        raise Layer1Error(f"{path.name}: no such stack file; copy Pulumi.dev.yaml and change it") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise Layer1Error(f"{path.name}{where}: is not YAML") from None
+    entries = document.get("config") if isinstance(document, dict) else None
+    raw = {
+        key.removeprefix(prefix): value
+        for key, value in (entries or {}).items()
+        if isinstance(key, str) and key.startswith(prefix)
+    }
+    for line in plan_lines(config.load(arguments.stack, raw, os.environ)):
+        print(line)  # noqa: T201
+    return 0
+
+
+def _task(arguments: argparse.Namespace) -> int:
+    print(tasks.run(arguments.name, sys.stdin.read()), end="")  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

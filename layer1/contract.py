@@ -1,0 +1,101 @@
+"""The stack's output `layer1`: what Layer 2 may rely on, versioned, without secrets."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from layer1.model import Node, StackConfig
+from layer1.walls import walls
+
+SCHEMA_VERSION = 1
+CONFIG_DIRECTORY = "/etc/rancher/k3s"
+CONFIG_FILE = f"{CONFIG_DIRECTORY}/config.yaml"
+
+
+class _Contract(BaseModel):
+    # A reader tolerates what a later minor version adds; `schema_version` refuses what breaks.
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class WallOutput(_Contract):
+    """One wall: whether the plan builds it, and the stack's key that took it away."""
+
+    on: bool
+    text: str
+    key: str | None
+
+
+class ImageOutput(_Contract):
+    """The image that a node started from."""
+
+    name: str
+    version: str
+    sha512: str
+    verified_by: str
+
+
+class PathsOutput(_Contract):
+    """What Layer 2 writes on the node, and as whom k3s finds it."""
+
+    k3s_config_directory: str
+    k3s_config: str
+
+
+class NodeOutput(_Contract):
+    """One node, for Layer 2."""
+
+    name: str
+    os: str
+    role: str
+    host: str
+    address: str
+    mac: str
+    uuid: str
+    domain: str
+    ssh_user: str
+    ssh_host_key: str
+    paths: PathsOutput
+    k3s_version: str
+    image: ImageOutput
+    walls: dict[str, WallOutput]
+
+
+class Layer1Outputs(_Contract):
+    """The whole output."""
+
+    schema_version: Literal[1]
+    stack: str
+    nodes: dict[str, NodeOutput]
+
+
+def node_output(
+    stack: StackConfig, node: Node, *, domain: str, ssh_host_key: str, image: dict[str, Any]
+) -> dict[str, Any]:
+    """Make one node's part of the output, checked by its own model."""
+    return NodeOutput(
+        name=node.name,
+        os=node.os,
+        role="server",
+        host=node.host_name,
+        address=node.ip,
+        mac=node.mac,
+        uuid=node.uuid,
+        domain=domain,
+        ssh_user="core",
+        ssh_host_key=ssh_host_key,
+        paths=PathsOutput(k3s_config_directory=CONFIG_DIRECTORY, k3s_config=CONFIG_FILE),
+        k3s_version=stack.k3s.version,
+        image=ImageOutput.model_validate(image),
+        walls={
+            wall.name: WallOutput(on=wall.on, text=wall.text, key=wall.key) for wall in walls(stack, node)
+        },
+    ).model_dump(mode="json")
+
+
+def outputs(stack: str, nodes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Make the whole output, checked by its own model."""
+    return Layer1Outputs.model_validate(
+        {"schema_version": SCHEMA_VERSION, "stack": stack, "nodes": nodes}
+    ).model_dump(mode="json")

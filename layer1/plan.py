@@ -1,0 +1,26 @@
+"""The plan in words: what a stack makes, where each number came from, which walls are weaker and why."""
+
+from __future__ import annotations
+
+from layer1.model import Sized, StackConfig
+from layer1.walls import weaker
+
+
+def _said(number: Sized, unit: str) -> str:
+    return f"{number.value} {unit} ({number.origin})"
+
+
+def plan_lines(stack: StackConfig) -> list[str]:
+    """Return the plan's lines, for the preview and for `python -m layer1 plan`."""
+    lines = []
+    for node in stack.nodes:
+        host = stack.hosts[node.host_name]
+        lines.append(
+            f"{node.name}: {node.os} ({stack.images.flatcar.source}) on {node.host_name}, {node.ip}, "
+            f"{_said(node.memory_mib, 'MiB')}, {_said(node.vcpus, 'vCPUs')}, "
+            f"{_said(node.disk_gib, 'GiB disk')}, {node.firmware}, {host.accel}"
+        )
+        lines.extend(
+            f"{node.name}: WEAKER: {wall.name}: {wall.text} ({wall.key})" for wall in weaker(stack, node)
+        )
+    return lines

@@ -1,0 +1,84 @@
+"""What Layer 1 asks libvirt itself, over the same URI as the provider, by virsh."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+import xml.etree.ElementTree as ET
+
+from layer1.errors import HostError
+from layer1.processes import last_lines, run
+
+
+def virsh(uri: str, *arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run one virsh command on a host; its exit code is the caller's to judge."""
+    return run(["virsh", "--quiet", "--connect", uri, *arguments], timeout_s=timeout_s)
+
+
+def _demand(uri: str, *arguments: str) -> str:
+    result = virsh(uri, *arguments)
+    if result.returncode != 0:
+        raise HostError(f"libvirt on {uri} refused `virsh {arguments[0]}`: {last_lines(result.stderr, 2)}")
+    return result.stdout
+
+
+def claim_pool(uri: str, name: str, directory: str) -> None:
+    """Make sure that a pool and its directory are free, so that the stack owns what it will remove.
+
+    Raises:
+        HostError: a pool of that name exists, or the directory does.
+    """
+    if virsh(uri, "pool-info", name).returncode == 0:
+        raise HostError(
+            f"the storage pool {name} exists on {uri}, but not in this stack's state; if it is left over, "
+            f"remove its volumes, then `virsh -c {uri} pool-destroy {name}` and "
+            f"`virsh -c {uri} pool-undefine {name}`"
+        )
+    probe = f"layer1-probe-{secrets.token_hex(4)}"
+    # A transient pool looks into the directory on whatever host libvirt runs, and leaves it alone.
+    if virsh(uri, "pool-create-as", probe, "dir", "--target", directory).returncode != 0:
+        return
+    names = virsh(uri, "vol-list", probe).stdout.split("\n")
+    _demand(uri, "pool-destroy", probe)
+    held = ", ".join(line.split()[0] for line in names[:3] if line.strip()) or "nothing"
+    raise HostError(
+        f"the directory {directory} exists on {uri} already and holds {held}; the stack would remove it "
+        "later, and it removes only what it made: move the directory away, or set another pool_path"
+    )
+
+
+def reserve_address(uri: str, network: str, mac: str, ip: str, name: str) -> None:
+    """Bind an address to a MAC in a network's DHCP, now and for good; the same again changes nothing."""
+    release_address(uri, network, mac, ip)
+    _demand(
+        uri,
+        "net-update",
+        network,
+        "add-last",
+        "ip-dhcp-host",
+        _dhcp_host(mac, ip, name),
+        "--live",
+        "--config",
+    )
+
+
+def release_address(uri: str, network: str, mac: str, ip: str) -> None:
+    """Remove every binding of a MAC or an address; a network that is gone has none."""
+    result = virsh(uri, "net-dumpxml", network)
+    if result.returncode != 0:
+        return
+    for host in ET.fromstring(result.stdout).iter("host"):  # noqa: S314 - libvirt's own answer
+        if host.get("mac", "").lower() == mac.lower() or host.get("ip") == ip:
+            entry = _dhcp_host(host.get("mac", ""), host.get("ip", ""), host.get("name", ""))
+            _demand(uri, "net-update", network, "delete", "ip-dhcp-host", entry, "--live", "--config")
+
+
+def _dhcp_host(mac: str, ip: str, name: str) -> str:
+    attributes = {"mac": mac, "ip": ip} | ({"name": name} if name else {})
+    return ET.tostring(ET.Element("host", attributes), encoding="unicode")
+
+
+def domain_state(uri: str, domain: str) -> str:
+    """Return a domain's state as libvirt words it (`running`, `shut off`), or `gone`."""
+    result = virsh(uri, "domstate", domain, "--reason")
+    return result.stdout.strip() if result.returncode == 0 else "gone"

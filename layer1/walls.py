@@ -1,0 +1,80 @@
+"""The walls around a node: which stand, which a stack's own keys make weaker, and what that means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from layer1.model import Accel, ImageSource, Node, StackConfig, Svirt
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wall:
+    """One wall.
+
+    Attributes:
+        name: its stable name, as in the outputs.
+        on: whether the plan builds it.
+        text: what it does, or what is lost without it.
+        key: the stack's key that took it away, None while it stands.
+    """
+
+    name: str
+    on: bool
+    text: str
+    key: str | None = None
+
+
+def walls(stack: StackConfig, node: Node) -> tuple[Wall, ...]:
+    """List a node's walls as its stack plans them; whether they hold on the host is the audit's to say."""
+    host = stack.hosts[node.host_name]
+    host_key = f"layer1:hosts.{node.host_name}"
+    return (
+        _wall(
+            "hypervisor",
+            host.accel == Accel.KVM,
+            "guest code runs on the processor, behind KVM",
+            "guest code runs in QEMU's emulator, which promises no isolation (QEMU, docs/system/security)",
+            f"{host_key}.accel",
+        ),
+        _wall(
+            "svirt",
+            host.svirt == Svirt.APPARMOR,
+            "an AppArmor profile of its own confines this QEMU to its own disks",
+            "no AppArmor profile is asked for; a broken QEMU reads other nodes' disks",
+            f"{host_key}.svirt",
+        ),
+        _wall(
+            "memory_hard_limit",
+            host.memory_hard_limit,
+            "the whole QEMU process is held below a memory limit",
+            "a runaway QEMU can take the host's memory",
+            f"{host_key}.memory_hard_limit",
+        ),
+        _wall(
+            "image_signature",
+            stack.images.flatcar.source == ImageSource.OFFICIAL,
+            "the image is signed by Flatcar's pinned key",
+            "the image was built on this machine; only the digest of that build vouches for it",
+            "layer1:images.flatcar.source",
+        ),
+        _wall(
+            "image_updates",
+            True,
+            f"updates: {node.updates} (who reboots is decided)",
+        ),
+        _wall(
+            "device_model", True, "virtio and one read-only CD-ROM; no USB, sound, screen, console or agent"
+        ),
+        _wall("traffic_filter", True, f"frames leave only from {node.mac} and {node.ip}"),
+        _wall("immutable_usr", True, "/usr is verified by dm-verity and read-only, for root too"),
+        _wall("ssh_keys_only", True, "no password and no root login; the host key is the stack's own"),
+    )
+
+
+def _wall(name: str, on: bool, stands: str, lost: str = "", key: str | None = None) -> Wall:
+    return Wall(name=name, on=on, text=stands if on else lost, key=None if on else key)
+
+
+def weaker(stack: StackConfig, node: Node) -> tuple[Wall, ...]:
+    """List the walls that the stack's own keys took away."""
+    return tuple(wall for wall in walls(stack, node) if not wall.on)
