@@ -1,4 +1,4 @@
-"""`python -m lab`: build and serve what the practice run needs."""
+"""The practice image and the stand-in k3s release: what a practice run boots and installs."""
 
 from __future__ import annotations
 
@@ -7,21 +7,46 @@ import json
 import sys
 
 from lab import build as image
+from lab import serve as server
 from layer1.errors import Layer1Error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("build", help="build the practice image unless it is in the cache")
+    commands.add_parser("manifest", help="print the image's image.json")
+    serve = commands.add_parser("serve", help="serve the stand-in k3s installer and binary over HTTP")
+    serve.add_argument("--daemon", action="store_true", help="return at once and serve in the background")
+    ensure = commands.add_parser("ensure", help="build what is missing, and serve in the background")
+    for command in (serve, ensure):
+        command.add_argument("--address", required=True, help="IPv4 address; it may not exist yet")
+        command.add_argument("--port", required=True, type=int)
+    commands.add_parser("stop", help="end the server that runs in the background")
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    match arguments.command:
+        case "build":
+            print(f"practice image: {image.build()}")
+        case "manifest":
+            print(json.dumps(image.manifest(), indent=2))
+        case "serve" if not arguments.daemon:
+            server.serve(arguments.address, arguments.port)
+        case "serve":
+            print(server.start(arguments.address, arguments.port))
+        case "ensure":
+            print(f"practice image: {image.build()}", flush=True)
+            print(server.start(arguments.address, arguments.port))
+        case "stop":
+            print(server.stop())
 
 
 def main() -> int:
     """Run one command and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("build", help="build the practice image unless it is in the cache")
-    commands.add_parser("manifest", help="print image.json")
-    arguments = parser.parse_args()
     try:
-        if arguments.command == "build":
-            print(image.build())
-        else:
-            print(json.dumps(image.manifest(), indent=2))
+        _run(_parser().parse_args())
     except Layer1Error as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -179,7 +179,9 @@ def _ignition() -> Path:
     own = os.environ.get("LAB_IGNITION")
     path = Path(own) if own else work_dir() / "bin" / "ignition"
     if not path.exists():
-        raise ToolError(f"there is no Ignition at {path}: run `make toolchain`, or name one with LAB_IGNITION")
+        raise ToolError(
+            f"there is no Ignition at {path}: run `make toolchain`, or name one with LAB_IGNITION"
+        )
     return path.resolve()
 
 
@@ -229,7 +231,7 @@ def _installer() -> dict[str, str]:
 
 
 def _refresh_installer(path: Path) -> None:
-    """Bring the installer's entry up to date: it is no part of the image, so it may change without a build."""
+    """Bring the installer's entry up to date: it is no part of the image and may change without a build."""
     data = json.loads(path.read_text())
     if data["k3s_installer"] != _installer():
         data["k3s_installer"] = _installer()
@@ -251,5 +253,3 @@ def _only_build(folder: Path) -> Iterator[None]:
             print("another build is under way: waiting for it", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
