@@ -1,0 +1,1 @@
+"""Images nobody has tampered with: fetched, verified, pinned and kept."""
