@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import http.server
 import shutil
+import ssl
 import struct
 import subprocess
 import tempfile
@@ -169,9 +170,9 @@ class Behaviour:
 
 
 class Mirror:
-    """An HTTP server on the loopback interface."""
+    """An HTTP server on the loopback interface, with TLS where a context is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.files: dict[str, bytes] = {}
         self.script: dict[str, list[Behaviour]] = defaultdict(list)
         self.default: dict[str, Behaviour] = {}
@@ -195,7 +196,9 @@ class Mirror:
                 pass
 
         self.server = Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        if tls is not None:
+            self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.server.server_address[1]}"
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02})
         self.thread.start()
 
