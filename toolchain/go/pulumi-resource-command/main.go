@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"os"
 
+	p "github.com/pulumi/pulumi-go-provider"
 	"github.com/pulumi/pulumi-go-provider/infer"
+	host "github.com/pulumi/pulumi/pkg/v3/resource/provider"
+	rpc "github.com/pulumi/pulumi/sdk/v3/proto/go"
 
 	"layer1/toolchain/pulumi-resource-command/local"
 	"layer1/toolchain/pulumi-resource-command/remote"
@@ -34,10 +37,28 @@ func main() {
 		WithFunctions(infer.Function(local.Run{})).
 		Build()
 	if err == nil {
-		err = provider.Run(context.Background(), name, version)
+		err = host.MainContext(context.Background(), name,
+			func(client *host.HostClient) (rpc.ResourceProviderServer, error) {
+				served, err := p.RawServer(name, version, provider)(client)
+				return server{served}, err
+			})
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "pulumi-resource-command:", err)
 		os.Exit(1)
 	}
+}
+
+// server takes the framework's note to itself out of the provider's configuration: the engine keeps that
+// key for itself, drops what it finds there, and warns about it in every run.
+type server struct {
+	rpc.ResourceProviderServer
+}
+
+func (s server) CheckConfig(ctx context.Context, request *rpc.CheckRequest) (*rpc.CheckResponse, error) {
+	response, err := s.ResourceProviderServer.CheckConfig(ctx, request)
+	if inputs := response.GetInputs(); inputs != nil {
+		delete(inputs.Fields, "__internal")
+	}
+	return response, err
 }
