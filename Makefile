@@ -1,0 +1,58 @@
+# `make up` and `make test` are all a newcomer needs; `make help` lists the rest. Each does the set-up itself.
+STACK ?= lab
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup lab up preview refresh destroy outputs plan env test check bench clean lock
+
+WITH_ENV = eval "$$(python3 toolchain/env.py)";
+SELECT = pulumi stack select --create --non-interactive $(STACK) >/dev/null;
+
+help: ## list the targets; each takes STACK=name (default lab)
+	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what is missing: packages, Python environment, programs, libvirtd, state folder
+	@sh toolchain/bootstrap.sh
+
+lab: setup ## make ready what the stack's practice image needs (nothing for other stacks)
+	@$(WITH_ENV) python3 -m lab.prepare --stack $(STACK)
+
+plan: setup ## check the stack's file; say what it makes and which walls are weaker
+	@$(WITH_ENV) python3 -m layer1 plan --stack $(STACK)
+
+preview: lab ## show what `up` would do
+	@$(WITH_ENV) $(SELECT) pulumi preview --stack $(STACK) --diff --non-interactive
+
+up: lab ## make the stack, or change it; ends when every node answers
+	@$(WITH_ENV) $(SELECT) pulumi up --stack $(STACK) --yes --skip-preview --non-interactive
+
+refresh: lab ## compare the state with what is really there
+	@$(WITH_ENV) $(SELECT) pulumi refresh --stack $(STACK) --yes --skip-preview --non-interactive
+
+destroy: setup ## remove everything the stack made, except protected data disks
+	@$(WITH_ENV) $(SELECT) pulumi destroy --stack $(STACK) --yes --skip-preview --non-interactive
+	@$(WITH_ENV) python3 -m lab stop
+
+outputs: setup ## print the output `layer1` as JSON
+	@$(WITH_ENV) $(SELECT) pulumi stack output layer1 --stack $(STACK) --json
+
+env: ## print the exports for a shell: eval "$$(make -s env)"
+	@python3 toolchain/env.py
+
+check: setup ## the fast part: lint, types, unit and component tests
+	@$(WITH_ENV) ruff format --check . && ruff check . && mypy && \
+		pytest -q -m "not engine and not guest"
+
+test: setup ## everything: the fast part, the real engine and libvirtd, the practice guest
+	@$(WITH_ENV) python3 -m lab build
+	@$(WITH_ENV) ruff format --check . && ruff check . && mypy && pytest
+
+bench: lab ## measure up, an up without changes, and destroy, in this one run
+	@$(WITH_ENV) python3 -m bench.lifecycle
+
+clean: ## stop the lab's server and remove caches of the checks; state and images stay
+	@-$(WITH_ENV) python3 -m lab stop
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+lock: setup ## resolve requirements.in to requirements.lock anew, with hashes
+	@$(WITH_ENV) python3 toolchain/relock.py
