@@ -14,6 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingCo
 from rich.progress import Progress as Bars
 
 from layer1 import paths
+from layer1.errors import ImageError
 from layer1.images import signature, store
 from layer1.images.artefact import (
     ARCHITECTURES,
@@ -27,14 +28,12 @@ from layer1.images.artefact import (
     local_image,
 )
 from layer1.images.download import OnProgress, Progress
-from layer1.images.failure import ArtefactError
 from layer1.images.lockfile import LockFile
 
 DEFAULT_LOCK = paths.ASSETS / "images.lock.yaml"
 _PLAIN_EVERY_S = 10.0
 
 Verb = Callable[[argparse.Namespace], int]
-Subparsers = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -209,7 +208,7 @@ def _guard(run: Verb) -> Verb:
     def guarded(arguments: argparse.Namespace) -> int:
         try:
             return run(arguments)
-        except ArtefactError as error:
+        except ImageError as error:
             _say(f"error: {error}")
             return 1
         except KeyboardInterrupt:

@@ -260,8 +260,7 @@ def _transfer(  # noqa: PLR0913, PLR0917 - private, and called once
             on_progress(Progress(kind="note", file=_shown(url), message=message))
             settings.sleep(wait)
         try:
-            with requests.Session() as session:
-                _attempt(session, url, state, description, max_bytes, settings, on_progress, end)
+            _attempt(url, state, description, max_bytes, settings, on_progress, end)
         except _TryAgainError as error:
             problem = str(error)
         except (requests.RequestException, HTTPError) as error:
@@ -283,7 +282,6 @@ def _transfer(  # noqa: PLR0913, PLR0917 - private, and called once
 
 
 def _attempt(  # noqa: PLR0913, PLR0917 - private, and called once
-    session: requests.Session,
     url: str,
     state: _State,
     description: Path,
@@ -298,7 +296,7 @@ def _attempt(  # noqa: PLR0913, PLR0917 - private, and called once
     headers = {"Accept-Encoding": "identity", "User-Agent": "layer1"}
     if state.done:
         headers |= {"Range": f"bytes={state.done}-", "If-Range": str(state.validator)}
-    with _request(session, url, headers, settings) as response:
+    with _request(url, headers, settings) as response:
         _check_status(url, response)
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise _TryAgainError("the server packs the transfer, though asked not to")
@@ -324,19 +322,21 @@ def _attempt(  # noqa: PLR0913, PLR0917 - private, and called once
 
 
 @contextlib.contextmanager
-def _request(
-    session: requests.Session, url: str, headers: dict[str, str], settings: Settings
-) -> Iterator[requests.Response]:
+def _request(url: str, headers: dict[str, str], settings: Settings) -> Iterator[requests.Response]:
     """Follow redirects by hand: never from https down to http, and never to another scheme."""
     here = url
     for _ in range(_MAX_REDIRECTS + 1):
-        with session.get(
-            here,
-            headers=headers,
-            stream=True,
-            allow_redirects=False,
-            timeout=(settings.connect_timeout_s, settings.read_timeout_s),
-        ) as response:
+        # A session for each: a connection that is used again may be one that the server has just closed.
+        with (
+            requests.Session() as session,
+            session.get(
+                here,
+                headers=headers,
+                stream=True,
+                allow_redirects=False,
+                timeout=(settings.connect_timeout_s, settings.read_timeout_s),
+            ) as response,
+        ):
             if response.status_code not in _REDIRECTS:
                 yield response
                 return

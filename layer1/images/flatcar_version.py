@@ -21,6 +21,7 @@ that the names are where they are sought comes from the build scripts, not from 
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import re
@@ -239,7 +240,9 @@ class _Mapped:
         while end < size:
             try:
                 start = os.lseek(descriptor, end, os.SEEK_DATA)
-            except OSError:  # ENXIO: nothing but a hole to the end
-                return
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # nothing but a hole to the end
+                    return
+                raise
             end = os.lseek(descriptor, start, os.SEEK_HOLE)
             yield start, end
