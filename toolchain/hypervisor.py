@@ -23,7 +23,7 @@ def answers() -> str | None:
         return "virsh is not installed (package libvirt-clients; `sh toolchain/bootstrap.sh` installs it)"
     try:
         done = subprocess.run(
-            ["virsh", "-c", URI, "version"],
+            ["virsh", "-c", URI, "uri"],
             capture_output=True,
             text=True,
             timeout=15,
