@@ -176,7 +176,8 @@ def download(  # noqa: PLR0913 - one parameter a concern
                 keep = error.check == "download" and state.validator is not None and state.done > 0
                 raise
             stream.flush()
-            os.fsync(stream.fileno())
+            if resume:  # what only passes through memory need not survive a crash
+                os.fsync(stream.fileno())
             keep = True
     except KeyboardInterrupt:
         keep = description.exists()

@@ -228,16 +228,16 @@ def verify(
             raise ArtefactError(
                 "pinned digest",
                 artefact.name,
-                "was checked against another pin, manifest or key, or its version was not bound",
+                "was checked against another pin, manifest or signer, or its version was not bound",
                 expected=job.pin or artefact.sha512 or "checks that hold without a pin",
                 found=record.source_sha512,
                 remedy=f"`{artefact.command('fetch')}`",
             )
         blob = job.blob(record.sha512)
         try:
-            _rehash(job, record, blob)
+            record = _rehash(job, record, blob)
             if artefact.signature is not None:
-                _recheck_signature(artefact, artefact.signature, record, blob)
+                record = _recheck_signature(job, artefact.signature, record, blob)
             check_format(blob, artefact)
         except ArtefactError as error:
             # A missing program, or a key that has expired since, says nothing against the file.
@@ -553,14 +553,22 @@ def _recorded(job: _Job) -> Record | None:
     blob = job.blob(record.sha512)
     if not blob.exists():
         return None
-    with contextlib.suppress(OSError):
-        if _stat(blob) == record.stat:
-            return record
     try:
-        return _rehash(job, record, blob)
+        if _stat(blob) != record.stat:
+            record = _rehash(job, record, blob)
     except ArtefactError as error:
         job.note(f"{str(error).splitlines()[0]}; it is fetched again")
         _forget(job, record)
+        return None
+    policy = job.artefact.signature
+    if policy is None or record.key_sha256 == signature.key_file_digest(policy):
+        return record
+    try:
+        return _recheck_signature(job, policy, record, blob)
+    except ArtefactError as error:
+        if error.check in {"tool", "key"}:
+            raise
+        job.note(f"the key file has changed: {str(error).splitlines()[0]}; it is fetched again")
         return None
 
 
@@ -574,9 +582,7 @@ def _current(job: _Job, record: Record) -> bool:
     policy = artefact.signature
     if policy is None:
         return True
-    if record.signed_by != policy.primary_fingerprint or record.key_sha256 != signature.key_file_digest(
-        policy
-    ):
+    if record.signed_by != policy.primary_fingerprint:
         return False
     # What a pin bound to its version is not bound once the pin is gone.
     return job.pin is not None or record.bound_by != "pin"
@@ -613,13 +619,20 @@ def _rehash(job: _Job, record: Record, blob: Path) -> Record:
     return record
 
 
-def _recheck_signature(artefact: Artefact, policy: SignaturePolicy, record: Record, blob: Path) -> None:
+def _recheck_signature(job: _Job, policy: SignaturePolicy, record: Record, blob: Path) -> Record:
+    """Check the stored signatures with the key as it is now; return the record that says so."""
+    artefact = job.artefact
+    digests_url = artefact.url + policy.digests_suffix
     with signature.Verifier(policy) as verifier:
         if artefact.compression == "none":
             verifier.detached(blob, base64.b64decode(record.signature or ""), artefact.name)
-        digests_url = artefact.url + policy.digests_suffix
         text, _ = verifier.clearsigned(base64.b64decode(record.digests or ""), digests_url)
     check_digests(text, artefact.file_name, record.source_sha512, digests_url)
+    key = signature.key_file_digest(policy)
+    if record.key_sha256 != key:
+        record = record.model_copy(update={"key_sha256": key})
+        _save_record(job, record)
+    return record
 
 
 def _load_record(job: _Job) -> Record | None:

@@ -204,10 +204,11 @@ def test_digests_of_another_version(place, release, old_release, lock, cache, op
     recovered(place, release, lock, cache, options)
 
 
-def test_digests_outside_of_the_signed_text(place, release, signer, lock, cache, options):
-    """The digest that fits stands before and after a signed text that names none."""
-    line = digests(release.image, IMAGE)
-    place.put(release.copy(**{f"{IMAGE}.DIGESTS.asc": line + signer.clearsign(b"nothing\n") + line}))
+@pytest.mark.parametrize("before", [True, False])
+def test_digests_outside_of_the_signed_text(place, release, signer, lock, cache, options, before):
+    """The digest that fits stands before or after a signed text that names none."""
+    line, signed = digests(release.image, IMAGE), signer.clearsign(b"nothing\n")
+    place.put(release.copy(**{f"{IMAGE}.DIGESTS.asc": line + signed if before else signed + b"\n" + line}))
     refused(place, lock, cache, options, "digests")
 
 
@@ -695,6 +696,18 @@ def test_verify_reads_the_stored_signature(place, lock, cache, options, stranger
         store.verify(place.artefact(), lock, cache, options=options)
     assert caught.value.check == "signature"
     assert stored(cache) == []
+
+
+def test_a_renewed_key_file_needs_no_second_download(place, lock, cache, options, mirror, signer, tmp_path):
+    key = tmp_path / "key.asc"
+    key.write_bytes(signer.key_file.read_bytes())
+    artefact = place.artefact(dataclasses.replace(place.policy, key_file=key))
+    found = store.ensure(artefact, lock, cache, options=options)
+    before = store.records(cache)[0].key_sha256
+    key.write_bytes(key.read_bytes() + b"\n")
+    assert store.ensure(artefact, lock, cache, options=options) == found
+    assert store.records(cache)[0].key_sha256 != before
+    assert mirror.count(place.image_path) == 1
 
 
 def test_a_blob_alone_is_not_taken_for_good(place, release, lock, cache, options, mirror):
