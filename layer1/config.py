@@ -157,8 +157,8 @@ def _hosts(raw: Any, problems: _Problems) -> dict[str, HostConfig]:  # noqa: ANN
     uris: dict[str, str] = {}
     for name, value in raw.items():
         place = _path(key, [str(name)])
-        if not isinstance(name, str) or problems.parse(place, _HostName, {"name": name}) is None:
-            problems.add(place, "the host's name must be a-z, 0-9 and inner hyphens")
+        if not isinstance(name, str) or _Problems().parse(place, _HostName, {"name": name}) is None:
+            problems.add(place, "the host's name must be a-z, 0-9 and inner hyphens, at most 63 characters")
             continue
         host = problems.parse(place, HostConfig, {} if value is None else value)
         if host is None:
@@ -228,10 +228,12 @@ def _defaults_from_environment(environment: Mapping[str, str], problems: _Proble
             continue
         model = _Memory if field == "memory_mib" else _Cpus
         number = int(text) if re.fullmatch(r"[0-9]{1,9}", text) else None
-        checked = problems.parse(f"${variable}", model, {"value": number})
+        wrong = _Problems()
+        checked = wrong.parse(f"${variable}", model, {"value": number})
+        for key, text in wrong.found:
+            problems.add(key.removesuffix(".value"), text)
         if checked is not None:
             found[field] = Sized(value=getattr(checked, "value"), origin=variable)  # noqa: B009
-    problems.found = [(key.removesuffix(".value"), text) for key, text in problems.found]
     return found
 
 

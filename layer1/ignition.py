@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import zlib
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -48,7 +49,7 @@ def check(ignition: str) -> None:
         raise RenderError(
             f"ignition-validate refused the config:\n{last_lines(result.stdout + result.stderr)}"
         )
-    config = json.loads(ignition)
+    config = _plain_keys(json.loads(ignition))
     refused = read_only_paths(config)
     if refused:
         raise RenderError(
@@ -56,19 +57,20 @@ def check(ignition: str) -> None:
             + ", ".join(refused)
             + "; use /etc, /opt or /var"
         )
-    for merged in config.get("ignition", {}).get("config", {}).get("merge", []):
-        inline = _inline(merged)
+    others = (config.get("ignition") or {}).get("config") or {}
+    for other in [*(others.get("merge") or []), others.get("replace") or {}]:
+        inline = _inline(other)
         if inline is not None:
             check(inline)
 
 
 def read_only_paths(config: dict[str, Any]) -> list[str]:
     """List the paths that a config writes below /usr and its links, in order."""
-    storage = config.get("storage", {})
+    storage = config.get("storage") or {}
     places = [
         entry["path"]
         for kind in ("files", "directories", "links")
-        for entry in storage.get(kind, [])
+        for entry in storage.get(kind) or []
         if _is_read_only(entry["path"])
     ]
     return sorted(set(places))
@@ -79,15 +81,25 @@ def _is_read_only(path: str) -> bool:
     return any(parts[: len(top)] == top for top in (PurePosixPath(place).parts for place in _READ_ONLY))
 
 
-def _inline(merged: dict[str, Any]) -> str | None:
-    """Return the text of a merged config given as a data URL, None for one that is fetched."""
-    source = merged.get("source") or ""
+def _plain_keys(item: Any) -> Any:  # noqa: ANN401
+    """Write every key in small letters: Ignition (Go) takes `Storage` for `storage`."""
+    if isinstance(item, dict):
+        return {str(key).lower(): _plain_keys(value) for key, value in item.items()}
+    return [_plain_keys(value) for value in item] if isinstance(item, list) else item
+
+
+def _inline(other: dict[str, Any]) -> str | None:
+    """Return the text of a config given as a data URL, None for one that is fetched."""
+    source = other.get("source") or ""
     if not source.startswith("data:"):
         return None
     header, _, body = source.partition(",")
     data = unquote_to_bytes(body)
-    if header.endswith(";base64"):
-        data = base64.b64decode(data)
-    if merged.get("compression") == "gzip":
-        data = gzip.decompress(data)
-    return data.decode()
+    try:
+        if header.endswith(";base64"):
+            data = base64.b64decode(data)
+        if other.get("compression") == "gzip":
+            data = gzip.decompress(data)
+        return data.decode()
+    except (ValueError, OSError, EOFError, zlib.error):
+        raise RenderError("a config that is merged in cannot be decoded (base64, gzip or UTF-8)") from None

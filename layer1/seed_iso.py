@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -10,6 +11,8 @@ from pathlib import Path, PurePosixPath
 from layer1.errors import RenderError, ToolError
 from layer1.paths import work_dir
 from layer1.processes import last_lines, run
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def staging_dir() -> Path:
@@ -32,9 +35,12 @@ def build(file_name: str, label: str, files: Mapping[str, str]) -> Path:
         The staged ISO, mode 0600.
 
     Raises:
-        RenderError: a path leaves the ISO, or a file is empty (some guests choke on an empty one).
+        RenderError: the name is not a plain one, a path leaves the ISO, or a file is empty (some guests choke
+            on an empty one).
         ToolError: mkisofs failed.
     """
+    if not _PLAIN_NAME.fullmatch(file_name):
+        raise RenderError("a seed's file name must be a plain name, for it stays in the staging folder")
     for path, text in files.items():
         if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or not text:
             raise RenderError(f"seed {file_name}: {path} must be a path within the ISO, and not empty")

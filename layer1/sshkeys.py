@@ -13,14 +13,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 PLACEHOLDER = "YOUR_SSH_PUBLIC_KEY"
 _MIN_RSA_BITS = 3072
 _ACCEPTED = {
-    "ssh-ed25519",
-    "ssh-rsa",
-    "ecdsa-sha2-nistp256",
-    "ecdsa-sha2-nistp384",
-    "ecdsa-sha2-nistp521",
-    "sk-ssh-ed25519@openssh.com",
-    "sk-ecdsa-sha2-nistp256@openssh.com",
+    "ssh-ed25519": (32,),
+    "ssh-rsa": (None, None),
+    "ecdsa-sha2-nistp256": (8, 65),
+    "ecdsa-sha2-nistp384": (8, 97),
+    "ecdsa-sha2-nistp521": (8, 133),
+    "sk-ssh-ed25519@openssh.com": (32, None),
+    "sk-ecdsa-sha2-nistp256@openssh.com": (8, 65, None),
 }
+"""Each type with the lengths of the fields after its name; None where they vary."""
 
 
 def _string(data: bytes) -> bytes:
@@ -68,13 +69,16 @@ def _blob_problem(kind: str, blob: bytes) -> str | None:
     name, offset = _read_string(blob, 0)
     if name != kind.encode():
         return "names one type and holds another; copy the line of the .pub file again"
-    first, offset = _read_string(blob, offset)
-    if kind == "ssh-ed25519" and (len(first) != 32 or offset != len(blob)):
-        raise ValueError("not an ed25519 key")
-    if kind == "ssh-rsa":
-        modulus, _ = _read_string(blob, offset)
-        if int.from_bytes(modulus).bit_length() < _MIN_RSA_BITS:
-            return f"is an RSA key of fewer than {_MIN_RSA_BITS} bits; make one with `ssh-keygen -t ed25519`"
+    fields: list[bytes] = []
+    for length in _ACCEPTED[kind]:
+        field, offset = _read_string(blob, offset)
+        if length not in (None, len(field)):
+            raise ValueError("a field has the wrong length")
+        fields.append(field)
+    if offset != len(blob):
+        raise ValueError("goes on after its end")
+    if kind == "ssh-rsa" and int.from_bytes(fields[1]).bit_length() < _MIN_RSA_BITS:
+        return f"is an RSA key of fewer than {_MIN_RSA_BITS} bits; make one with `ssh-keygen -t ed25519`"
     return None
 
 

@@ -81,7 +81,7 @@ def run(name: str, request: str) -> str:
         return TASKS[name](parsed)
     except Layer1Error:
         raise
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise RenderError(
             f"task {name}: the request does not fit ({type(error).__name__}); the state was made by another "
             "version of Layer 1: run the `make up` of that version, or this one's with --refresh"

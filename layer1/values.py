@@ -25,10 +25,12 @@ _PATH = re.compile(r"(/[A-Za-z0-9._@+-]+)+")
 _KEY_FILE = re.compile(r"(~/)?/?([A-Za-z0-9._@+-]+/)*[A-Za-z0-9._@+-]+\.pub")
 _BY_ID = re.compile(r"/dev/disk/by-id/[A-Za-z0-9._:@+=-]+")
 _URL_REST = re.compile(r"[A-Za-z0-9._~/%+-]*")
+_URL_PLACE = re.compile(r"([A-Za-z0-9.-]+(:[0-9]{1,5})?)?")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _LIBVIRT_SCHEMES = ("qemu", "qemu+ssh", "qemu+tls")
 _LIBVIRT_OPTIONS = {"keyfile", "knownhosts", "sshauth", "pkipath"}
+_PRIVATE = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
 
 
 def _text(check: Callable[[str], str | None]) -> Callable[[Any], Any]:
@@ -81,6 +83,9 @@ def _by_id_problem(value: str) -> str | None:
 
 
 def _split_url(value: str) -> SplitResult | None:
+    # urlsplit drops line breaks and tabs without a word; what it then gives is not what stands there.
+    if not value.isascii() or not value.isprintable() or " " in value:
+        return None
     try:
         parts = urlsplit(value)
         _ = parts.port
@@ -91,15 +96,16 @@ def _split_url(value: str) -> SplitResult | None:
 
 def _url_problem(value: str) -> str | None:
     parts = _split_url(value)
-    if parts is None or parts.scheme not in ("https", "http", "file") or not value.isascii():
+    if parts is None or not value.startswith(("https://", "http://", "file://")):
         return "must be an https://, http:// or file:// address"
     if parts.password or parts.username:
         return "must not hold a user or password; use a mirror that needs none"
-    if parts.query or parts.fragment or not _URL_REST.fullmatch(parts.path):
+    if any(c in value for c in "?#") or not _URL_REST.fullmatch(parts.path):
         return "may hold only letters, digits and / . _ ~ % + - after the host (no ? or #)"
     if parts.scheme == "file":
         return None if parts.netloc == "" and _PATH.fullmatch(parts.path) else "must be file:///absolute/path"
-    return None if parts.hostname and _HOST.fullmatch(parts.hostname) else "must name a host"
+    named = parts.hostname and _HOST.fullmatch(parts.hostname) and _URL_PLACE.fullmatch(parts.netloc)
+    return None if named else "must name a host"
 
 
 def _web_url_problem(value: str) -> str | None:
@@ -112,7 +118,7 @@ def _web_url_problem(value: str) -> str | None:
 
 def _libvirt_uri_problem(value: str) -> str | None:
     parts = _split_url(value)
-    if parts is None or not value.isascii():
+    if parts is None:
         return "must be a libvirt URI such as qemu:///system"
     if parts.password is not None or any(c in (parts.username or "") for c in ":%"):
         return "must not hold a password (it would land in state and logs); use an SSH key"
@@ -167,7 +173,7 @@ def _network_problem(value: str) -> str | None:
         )
     if not 16 <= network.prefixlen <= 29:
         return "must be between /16 and /29"
-    if not network.is_private or network.is_loopback or network.is_link_local:
+    if not any(network.subnet_of(private) for private in _PRIVATE):
         return "must be a private network (10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16)"
     return None
 

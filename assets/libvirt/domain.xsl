@@ -55,6 +55,9 @@
     </xsl:copy>
   </xsl:template>
 
+  <!-- The provider asks for firmware by name on aarch64 besides the path; libvirt 9 refuses the two together. -->
+  <xsl:template match="/domain/os[loader]/@firmware"/>
+
   <!-- Disks. type='file' with the path: libvirt 9 writes no AppArmor rule for type='volume'. -->
   <xsl:template match="disk[@type='volume']/@type"><xsl:attribute name="type">file</xsl:attribute></xsl:template>
   <xsl:template match="disk/source[@pool]"><source file="{$pool-path}/{@volume}"/></xsl:template>
