@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import re
 import zlib
 from pathlib import PurePosixPath
 from typing import Any
@@ -15,6 +16,9 @@ from layer1.processes import last_lines, run
 
 _READ_ONLY = ("/usr", "/bin", "/sbin", "/lib", "/lib64")
 """Below these Flatcar is read-only: Ignition fails there, on the first boot, without a console."""
+
+_QUOTED = re.compile(r"`[^`]*`")
+"""How butane quotes a value, which may be secret, in an error."""
 
 
 def from_butane(butane: str) -> str:
@@ -31,7 +35,8 @@ def from_butane(butane: str) -> str:
     """
     result = run(["butane", "--strict"], stdin=butane)
     if result.returncode != 0:
-        raise RenderError(f"butane --strict refused the config:\n{last_lines(result.stderr)}")
+        said = _QUOTED.sub("`(a value)`", last_lines(result.stderr))
+        raise RenderError(f"butane --strict refused the config:\n{said}")
     check(result.stdout)
     return result.stdout
 
