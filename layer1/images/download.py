@@ -500,5 +500,7 @@ def _shown(url: str) -> str:
 
 def _reason(error: BaseException) -> str:
     """Return the innermost words of a network error, without object addresses."""
-    text = re.sub(r"<[^<>]*>(: )?", "", str(error)).strip(" ()'\"")
+    # requests wraps urllib3, whose last retry wraps what happened.
+    inner = getattr(error.args[0], "reason", None) if error.args else None
+    text = re.sub(r"<[^<>]*>(: )?", "", str(inner or error)).strip(" ()'\"")
     return f"{type(error).__name__}: {text}"[:200]

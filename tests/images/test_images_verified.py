@@ -373,6 +373,20 @@ def test_qcow2_with_a_data_file(place, signer, lock, cache, options, tmp_path):
     assert "data file" in str(refused(place, lock, cache, options, "format"))
 
 
+@pytest.mark.parametrize("kind", ["backing", "data"])
+def test_qemu_img_never_sees_an_image_that_names_a_file(place, tmp_path, monkeypatch, kind):
+    base, top = tmp_path / "base.raw", tmp_path / "top.qcow2"
+    base.write_bytes(bytes(MIB))
+    words = ["-b", str(base), "-F", "raw"] if kind == "backing" else ["-o", f"data_file={base}"]
+    size = [] if kind == "backing" else ["1M"]
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *words, str(top), *size], check=True)
+    asked: list[object] = []
+    monkeypatch.setattr(inspect, "run_qemu_img", lambda *words: asked.append(words) or "{}")
+    with pytest.raises(ArtefactError, match=f"has a {kind} file"):
+        inspect.check_format(top, place.artefact())
+    assert asked == []
+
+
 def test_qemu_img_itself_refuses_backing_files(place, tmp_path, monkeypatch):
     """The second line of defence holds where the first is taken away."""
     base, top = tmp_path / "base.raw", tmp_path / "top.qcow2"
