@@ -47,10 +47,15 @@ def provide_libvirtd(log: Path) -> None:
         _start(log)
         deadline = time.monotonic() + TIME_LIMIT_S
         while (refusal := answers()) is not None:
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or _is_final(refusal):
                 raise SetupError(f"libvirtd: started, but does not answer: {refusal}\n{_way_out(log)}")
             time.sleep(0.5)
         line.outcome = "started"
+
+
+def _is_final(refusal: str) -> bool:
+    """Say whether waiting cannot help: it runs, but does not let this user in."""
+    return any(word in refusal.lower() for word in ("permission denied", "authentication", "polkit"))
 
 
 def has_systemd() -> bool:

@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
-from layer1.paths import REPOSITORY, work_dir
+from layer1.paths import REPOSITORY, cache_dir, work_dir
+from toolchain.build import GOFLAGS
 from toolchain.env import variables
+from toolchain.golang import Go
+from toolchain.programs import PROGRAMS
 
 pytestmark = pytest.mark.engine
 
@@ -151,3 +154,16 @@ def test_secret_stays_out_of_state_and_sight(stack: Stack) -> None:
     assert "exit status 7" in said
     assert "the cause" in said
     assert password not in said
+
+
+def test_command_plugins_own_tests_pass() -> None:
+    recipe = next(program for program in PROGRAMS if program.name == "pulumi-resource-command").recipe
+    done = subprocess.run(
+        [Go(cache_dir().absolute()).binary, "test", "./..."],
+        cwd=recipe,
+        env={**os.environ, "GOFLAGS": GOFLAGS, "GOTOOLCHAIN": "local", "CGO_ENABLED": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -128,6 +128,19 @@ def test_libvirtd_that_does_not_answer_names_its_log(
     assert str(machine.work / "libvirtd.log") in str(caught.value)
 
 
+def test_libvirtd_that_lets_us_not_in_is_not_waited_for(
+    machine: FakeMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.script("virsh", "echo 'Failed to connect socket: Permission denied' >&2; exit 1")
+    monkeypatch.setattr(hypervisor, "_start", lambda log: None)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(hypervisor, "_in_group", lambda: False)
+    start = time.monotonic()
+    with pytest.raises(SetupError, match="usermod -aG libvirt"):
+        hypervisor.provide_libvirtd(machine.work / "libvirtd.log")
+    assert time.monotonic() - start < 10
+
+
 def test_failure_is_a_plain_message(machine: FakeMachine) -> None:
     machine.go("echo 'dial tcp: i/o timeout' >&2; exit 1")
     done = subprocess.run(
