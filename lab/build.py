@@ -106,6 +106,8 @@ def _build(folder: Path) -> None:
         for step in STEPS:
             print(f"[{time.monotonic() - began:5.1f} s] {_title(step)}", flush=True)
             _run_step(step, environment, log)
+        if recipe_key() != folder.name:
+            raise ImageError("the recipe was changed while the image was being built: build again")
         _write_manifest(out, folder)
         out.rename(folder)
         _make_current(folder)

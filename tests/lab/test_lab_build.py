@@ -82,6 +82,13 @@ def test_a_failing_step_is_named_with_its_last_words(recipe: Path, tmp_path: Pat
     assert left == ["build-failed.log", "build.lock"]
 
 
+def test_a_recipe_that_changes_meanwhile_is_not_kept(recipe: Path, tmp_path: Path) -> None:
+    recipe.write_text(recipe.read_text() + f"echo '# changed' >>{recipe}\n")
+    with pytest.raises(ImageError, match="changed while the image was being built"):
+        build.build()
+    assert not list((tmp_path / "cache" / "lab").glob("*/image.json"))
+
+
 def test_missing_tools_are_named_by_their_packages(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(build.PROGRAMS, "no-such-program", "no-such-package")
     with pytest.raises(ToolError, match="apt-get install no-such-package"):
