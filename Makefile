@@ -48,11 +48,12 @@ test: setup ## everything: the fast part, the real engine and libvirtd, the prac
 	@$(WITH_ENV) ruff format --check . && ruff check . && mypy && pytest
 
 bench: lab ## measure up, an up without changes, and destroy, in this one run
-	@$(WITH_ENV) python3 -m bench.lifecycle
+	@$(WITH_ENV) $(SELECT) python3 -m bench.lifecycle --stack $(STACK)
 
 clean: ## stop the lab's server and remove caches of the checks; state and images stay
 	@-$(WITH_ENV) python3 -m lab stop
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-lock: setup ## resolve requirements.in to requirements.lock anew, with hashes
-	@$(WITH_ENV) python3 toolchain/relock.py
+lock: setup ## resolve requirements.in to requirements.lock anew, with hashes (needs uv)
+	@$(WITH_ENV) uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+		--quiet --output-file requirements.lock requirements.in

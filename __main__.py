@@ -6,11 +6,11 @@ import os
 from typing import Any
 
 import pulumi
-from pulumi.runtime.config import get_config_env
+from pulumi.runtime.config import get_config_env, is_config_secret
 
 from components import FlatcarNode, FlatcarNodeArgs, Hypervisor, HypervisorArgs
 from layer1 import config, contract, identity, machine, supply
-from layer1.errors import Layer1Error
+from layer1.errors import ConfigError, Layer1Error
 from layer1.plan import plan_lines
 
 
@@ -20,6 +20,10 @@ def read() -> tuple[dict[str, Any], str | None]:
     prefix = f"{config.NAMESPACE}:"
     names = {key.removeprefix(prefix) for key in get_config_env() if key.startswith(prefix)}
     raw = {name: settings.get_object(name) for name in names - config.SECRET_KEYS}
+    for name in sorted(names & config.SECRET_KEYS):
+        if not is_config_secret(f"{prefix}{name}"):
+            problem = f"is in plain text; set it with `pulumi config set --secret {prefix}{name}`"
+            raise ConfigError([(f"{prefix}{name}", problem)])
     return raw, settings.get("layer2_ignition")
 
 

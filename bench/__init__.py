@@ -1,0 +1,1 @@
+"""Measurements of Layer 1 by itself."""
