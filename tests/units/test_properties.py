@@ -6,6 +6,7 @@ import base64
 import copy
 import json
 import subprocess
+from collections.abc import Callable
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
@@ -142,13 +143,20 @@ def _put(place: tuple[str | int, ...], value: Any) -> dict[str, Any]:
     return raw
 
 
-def _message(raw: Any, environment: dict[str, str], stack: str = STACK) -> str:
-    """What is said about a configuration; anything else than a ConfigError goes through."""
+def _refusal(read: Callable[[], object]) -> str:
+    """What a reader says when it refuses, with what hangs on the error; another exception goes through."""
     try:
-        return "\n".join(plan_lines(config.load(stack, raw, environment)))
+        read()
     except ConfigError as error:
-        assert error.problems
-        return str(error)
+        refused = error
+    else:
+        return ""
+    assert refused.problems
+    return f"{refused} {refused.__cause__!r}"
+
+
+def _message(raw: Any, environment: dict[str, str], stack: str = STACK) -> str:
+    return _refusal(lambda: plan_lines(config.load(stack, raw, environment)))
 
 
 def test_the_full_sample_is_valid_and_has_every_key() -> None:
@@ -213,13 +221,7 @@ _FORMS = [
 @pytest.mark.parametrize("form", _FORMS, ids=range(len(_FORMS)))
 def test_a_secret_at_any_known_key_is_never_repeated(form: Any) -> None:
     for place in PLACES:
-        raw = _put(place, form)
-        try:
-            config.load(STACK, raw, {})
-        except ConfigError as error:
-            assert SECRET not in str(error), place
-            assert SECRET not in repr(error.__cause__), place
-            assert error.__cause__ is None, place
+        assert SECRET not in _message(_put(place, form), {}), place
 
 
 @given(st.sampled_from(PLACES), ANYTHING, st.text(max_size=6))
@@ -228,10 +230,7 @@ def test_a_secret_in_any_structure_is_never_repeated(
 ) -> None:
     hidden: list[Any] = [[around, SECRET], {"a key": [{"value": SECRET + beside}]}, beside + SECRET]
     for value in hidden:
-        try:
-            config.load(STACK, _put(place, value), {})
-        except ConfigError as error:
-            assert SECRET not in str(error)
+        assert SECRET not in _message(_put(place, value), {})
 
 
 @given(st.text(max_size=6), st.text(max_size=6))
@@ -256,11 +255,8 @@ def test_layer2_ignition_never_gives_anything_but_a_config_error_without_values(
         '{"k3s-1": {"ignition": {"version": "' + SECRET,
         "[" * 100_000,
     ):
-        try:
-            config.parse_layer2_ignition(given_text, ["k3s-1"])
-        except ConfigError as error:
-            assert SECRET not in str(error)
-            assert error.__cause__ is None
+        said = _refusal(lambda text=given_text: config.parse_layer2_ignition(text, ["k3s-1"]))
+        assert SECRET not in said
 
 
 # Identity.
@@ -408,7 +404,4 @@ def test_only_what_lies_below_a_read_only_place_is_refused(segments: list[str], 
     for place in ("/usr", "/bin", "/sbin", "/lib", "/lib64"):
         assert ignition.read_only_paths({"storage": {kind: [{"path": place + path}]}}) == [place + path]
         assert not ignition.read_only_paths({"storage": {kind: [{"path": f"/opt{place}{path}"}]}})
-        assert (
-            not ignition.read_only_paths({"storage": {kind: [{"path": f"{place}x{path}"}]}})
-            or place == "/lib"
-        )
+        assert not ignition.read_only_paths({"storage": {kind: [{"path": f"{place}x{path}"}]}})
