@@ -404,6 +404,17 @@ def test_another_format(place, signer, lock, cache, options):
     assert "not a qcow2" in str(refused(place, lock, cache, options, "format"))
 
 
+def test_raw_disk_that_begins_as_a_qcow2(place, image, tmp_path):
+    """Whoever probes the format later would take it for one."""
+    path = tmp_path / "disk.raw"
+    artefact = dataclasses.replace(place.artefact(), file_format="raw")
+    path.write_bytes(bytes(len(image)))
+    assert inspect.check_format(path, artefact) == len(image)
+    path.write_bytes(image)
+    with pytest.raises(ArtefactError, match="begins as a qcow2"):
+        inspect.check_format(path, artefact)
+
+
 def test_disk_larger_than_allowed(place, signer, lock, cache, options, tmp_path):
     top = tmp_path / "top.qcow2"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(top), "33G"], check=True)
