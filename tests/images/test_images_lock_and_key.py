@@ -301,6 +301,13 @@ def test_texts_that_are_no_lock_file(text):
     assert caught.value.check == "lock file"
 
 
+def test_an_alias_is_refused_though_its_entry_is_good():
+    good = "version: 1\nentries:\n  a/b: " + str(ENTRY) + "\n"
+    assert set(LockFile.parse(good, Path("lock.yaml")).entries) == {"a/b"}
+    with pytest.raises(ArtefactError, match="aliases are not allowed"):
+        LockFile.parse(good.replace("a/b: ", "a/b: &x ") + "  c/d: *x\n", Path("lock.yaml"))
+
+
 def test_files_that_are_no_lock_file(tmp_path):
     path = tmp_path / "lock.yaml"
     with pytest.raises(ArtefactError, match="cannot be read"):
