@@ -30,7 +30,7 @@ refresh: lab ## compare the state with what is really there
 	@$(WITH_ENV) $(SELECT) pulumi refresh --stack $(STACK) --yes --skip-preview --non-interactive
 
 destroy: setup ## remove everything the stack made, except protected data disks
-	@$(WITH_ENV) $(SELECT) pulumi destroy --stack $(STACK) --yes --skip-preview --non-interactive
+	@$(WITH_ENV) $(SELECT) pulumi destroy --stack $(STACK) --yes --skip-preview --exclude-protected --non-interactive
 	@$(WITH_ENV) python3 -m lab stop
 
 outputs: setup ## print the output `layer1` as JSON

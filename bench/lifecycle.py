@@ -1,4 +1,4 @@
-"""Times of a lab stack's life in one run: `make bench`. Compare the ratios; machines differ, and are noisy."""
+"""Times of a stack's life in one run: `make bench`. Compare the ratios; machines differ, and are noisy."""
 
 from __future__ import annotations
 

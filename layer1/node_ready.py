@@ -114,7 +114,7 @@ def _wrong(target: Target, status: dict[str, list[str]]) -> str | None:
 
 def _provisioned(status: dict[str, list[str]]) -> bool:
     return (
-        _first(status, "unit.k3s-install.service").startswith("active")
+        _first(status, "k3s_installed") != ""  # the unit itself rests on later boots
         and _first(status, "unit.k3s-config.path").startswith("active")
         and _first(status, "system") in _READY_SYSTEM
     )

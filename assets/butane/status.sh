@@ -17,7 +17,8 @@ echo "k3s_exec=$(unit k3s.service ExecStart | sed -n 's/.*argv\[\]=\(.*\) ; igno
 echo "k3s_enabled=$(systemctl is-enabled k3s.service 2>/dev/null)"
 echo "system=$(systemctl is-system-running 2>/dev/null)"
 systemctl list-units --failed --no-legend --plain 2>/dev/null | awk '{ print "failed=" $1 }'
-case $(unit k3s-install.service ActiveState) in
-active) ;;
-*) journalctl --unit=k3s-install.service --lines=12 --output=cat --no-pager 2>/dev/null | sed 's/^/install_log=/' ;;
-esac
+if [ -e /var/lib/layer1/k3s-installed ]; then
+    echo "k3s_installed=$(cat /var/lib/layer1/k3s-installed)"
+else
+    journalctl --unit=k3s-install.service --lines=12 --output=cat --no-pager 2>/dev/null | sed 's/^/install_log=/'
+fi

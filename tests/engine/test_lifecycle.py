@@ -7,6 +7,7 @@ import re
 import stat
 import subprocess
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ NODE = SEED | {"k3s-1", "k3s-1-seed", "k3s-1-host-key", "k3s-1-status-key", "k3s
 NODE |= {"k3s-1-address", "k3s-1-domain", "k3s-1-ready"}
 REPROVISION = {"update": {"k3s-1-ignition"}, "replace": SEED | {"k3s-1-root", "k3s-1-domain", "k3s-1-ready"}}
 REBOOT = {"replace": {"k3s-1-domain", "k3s-1-ready"}}
+BLOCK_DEVICE_BYTES = 64 * 1024 * 1024
 LAYER2_MARK = "layer2-mark-5f1c9be7a0"
 
 
@@ -185,8 +187,25 @@ def test_second_up_and_refresh_change_nothing(project: Project) -> None:
     assert project.plan() == REPROVISION
 
 
+@pytest.fixture(scope="module")
+def block_device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real block device of this machine with a name by id, as an operator's disk has."""
+    backing = tmp_path_factory.mktemp("disk") / "disk.raw"
+    with backing.open("wb") as file:
+        file.truncate(BLOCK_DEVICE_BYTES)
+    loop = subprocess.run(
+        ["losetup", "--find", "--show", str(backing)], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    link = Path("/dev/disk/by-id/layer1-test-disk")
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(loop)
+    yield str(link)
+    link.unlink()
+    subprocess.run(["losetup", "--detach", loop], check=True)
+
+
 @pytest.fixture
-def as_it_is(project: Project):
+def as_it_is(project: Project) -> Iterator[dict]:
     with project.changed() as config:
         config["layer2_ignition"] = MARKED
         yield config
@@ -320,6 +339,36 @@ def test_more_memory_really_keeps_disk_and_identity(project: Project, node: Node
     assert project.plan() == {}
 
 
+def test_uefi_a_data_disk_and_a_passed_through_disk(
+    project: Project, node: Node, as_it_is: dict, block_device: str
+) -> None:
+    machine = node.read("cat /etc/machine-id")
+    extended = {
+        "name": "k3s-1",
+        "os": "flatcar",
+        "firmware": "uefi",
+        "data_disks": [{"name": "db", "size_gib": 1}],
+        "passthrough_disks": [block_device],
+    }
+    as_it_is["nodes"] = [extended]
+    assert project.plan() == {"create": {"k3s-1-data-db"}} | REBOOT
+    project.up()
+    assert node.read("cat /etc/machine-id") == machine
+    assert node.read("test -d /sys/firmware/efi && echo uefi") == "uefi"
+    assert node.read("lsblk --noheadings --nodeps --bytes --output NAME,SIZE | grep vd").split() == [
+        "vda", str(2 * 1024**3), "vdb", str(1024**3), "vdc", str(BLOCK_DEVICE_BYTES),
+    ]  # fmt: skip
+    node.ssh("echo from-the-guest | sudo dd of=/dev/vdc conv=fsync status=none")
+    assert Path(block_device).read_bytes().startswith(b"from-the-guest\n")
+    domain = ET.fromstring(virsh("dumpxml", f"{project.prefix}-k3s-1"))  # noqa: S314 - libvirt's own
+    block = next(disk for disk in domain.iter("disk") if disk.get("type") == "block")
+    assert block.find("source").get("dev") == block_device
+    assert block.find("driver").get("discard") == "unmap"
+    assert block.find("target").get("bus") == "virtio"
+    assert project.plan() == {}
+    project.pulumi("refresh", "--stack", project.stack, "--yes", "--skip-preview", "--expect-no-changes")
+
+
 def test_no_secret_is_in_plain_text_anywhere(project: Project, engine_folder: Path) -> None:
     resources = project.state(secrets=True)["deployment"]["resources"]
     words: set[str] = {LAYER2_MARK, "BEGIN OPENSSH PRIVATE KEY"}
@@ -339,6 +388,16 @@ def test_no_secret_is_in_plain_text_anywhere(project: Project, engine_folder: Pa
         for word in words:
             assert word not in text, f"{name} holds a secret"
     assert not list((engine_folder / "project/work/seeds").iterdir()), "a staged seed was left"
+
+
+def test_destroy_keeps_protected_data_and_what_it_needs(project: Project) -> None:
+    project.pulumi("destroy", "--stack", project.stack, "--yes", "--skip-preview", "--exclude-protected")
+    assert f"{project.prefix}-k3s-1" not in virsh("list", "--all", "--name")
+    kept = Path("/var/lib/libvirt/images") / project.prefix / "k3s-1-data-db.qcow2"
+    assert kept.exists()
+    # The operator's own decision, in three steps: lift the protection, remove the data, destroy.
+    project.pulumi("state", "unprotect", "--all", "--stack", project.stack, "--yes")
+    virsh("vol-delete", "--pool", project.prefix, kept.name)
 
 
 def test_destroy_leaves_nothing(project: Project) -> None:
