@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -9,7 +11,7 @@ from urllib.parse import quote
 import pytest
 from lab_samples import MARK, Keys
 
-from lab import build
+from lab import build, serve
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +31,17 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
 
 def _file(path: str, mode: int, content: str) -> dict[str, Any]:
     return {"path": path, "mode": mode, "overwrite": True, "contents": {"source": f"data:,{quote(content)}"}}
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    server = serve.Server(("127.0.0.1", 0), serve._Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
 
 
 @pytest.fixture

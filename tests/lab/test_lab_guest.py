@@ -48,7 +48,7 @@ def assert_usr_is_closed(guest: Guest, keys: Keys) -> None:
     ).split()
     assert (device, kind) == ("/dev/mapper/usr", "squashfs")
     assert "ro" in options.split(",")
-    assert answer(guest, keys, "sudo touch /usr/local/bin/k3s /opt/x /var/x && stat /opt/k3s/bin/k3s")
+    assert answer(guest, keys, "sudo touch /usr/local/bin/x /opt/x /var/x && stat /opt/k3s/bin/x")
     assert guest.ssh("test -e /opt/bin", **keys.login).returncode != 0
 
 
@@ -59,8 +59,27 @@ def assert_no_config_left(guest: Guest, keys: Keys) -> None:
     assert answer(guest, keys, "sudo stat -c %a /var/log/ignition.log /run/initramfs/boot.log") == "600\n600"
 
 
+def assert_k3s_stand_in_installs(guest: Guest, keys: Keys, url: str) -> None:
+    release = url.replace("127.0.0.1", "10.0.2.2")  # the host, as QEMU's user network shows it
+    answer(
+        guest,
+        keys,
+        "sudo mkdir -p /etc/rancher/k3s && echo 'cluster-init: true' | sudo tee /etc/rancher/k3s/config.yaml",
+    )
+    environment = f"GITHUB_URL={release} INSTALL_K3S_VERSION=v1.33.4+k3s1 INSTALL_K3S_SKIP_SELINUX_RPM=true"
+    answer(
+        guest,
+        keys,
+        f"curl -sf -o /tmp/install.sh {release}/install.sh && sudo env {environment} sh /tmp/install.sh",
+    )
+    assert answer(guest, keys, "systemctl is-active k3s.service") == "active"
+    assert answer(guest, keys, "sudo cat /var/lib/rancher/k3s/args.log") == "k3s server"
+    assert answer(guest, keys, "sudo cat /var/lib/rancher/k3s/config-keys.log") == "cluster-init"
+    assert "v1.33.4+k3s1" in answer(guest, keys, "/usr/local/bin/k3s --version")
+
+
 def test_first_boot_provisions_and_later_boots_do_not(
-    image: Path, rendered: str, keys: Keys, tmp_path: Path
+    image: Path, rendered: str, keys: Keys, url: str, tmp_path: Path
 ) -> None:
     with Guest(tmp_path, image, rendered) as guest:
         first = guest.wait_ssh(**_limits(keys))
@@ -69,6 +88,7 @@ def test_first_boot_provisions_and_later_boots_do_not(
         assert_usr_is_closed(guest, keys)
         assert_no_config_left(guest, keys)
         assert int(answer(guest, keys, "df --output=size -m / | tail -1")) > 1500, "ROOT grows to the disk"
+        assert_k3s_stand_in_installs(guest, keys, url)
         identity = answer(guest, keys, "cat /etc/machine-id; sudo cat /var/lib/ignition/provisioned")
         answer(guest, keys, "echo kept | sudo tee /etc/kept /var/kept")
         assert guest.ssh("true", key=keys.host, known_hosts=keys.known_hosts).returncode != 0, "only our key"
@@ -83,6 +103,9 @@ def test_first_boot_provisions_and_later_boots_do_not(
         assert answer(guest, keys, "cat /etc/kept /var/kept") == "kept\nkept"
         assert "Ignition does not run" in answer(guest, keys, "sudo cat /run/initramfs/boot.log")
         assert_provisioned(guest, keys)
+        assert answer(guest, keys, "systemctl is-enabled k3s.service") == "enabled"
+        assert answer(guest, keys, "systemctl is-system-running --wait || true") == "running"
+        assert answer(guest, keys, "systemctl is-active k3s.service") == "active"
     print(f"first boot {first:.0f} s, power off {off:.0f} s, second boot {second:.0f} s")
 
 

@@ -8,7 +8,6 @@ import socket
 import stat
 import subprocess
 import sys
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -22,17 +21,6 @@ from layer1.paths import REPOSITORY
 
 VERSION = "v1.33.4+k3s1"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the installer has to run as root")
-
-
-@pytest.fixture
-def url() -> Iterator[str]:
-    server = serve.Server(("127.0.0.1", 0), serve._Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 def get(url: str) -> bytes:
