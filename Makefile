@@ -3,7 +3,7 @@ STACK ?= lab
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup lab up preview refresh destroy outputs plan env test check bench clean lock
+.PHONY: help setup lab fetch up preview refresh destroy outputs plan env test check bench clean lock
 
 WITH_ENV = eval "$$(python3 toolchain/env.py)";
 SELECT = pulumi stack select --create --non-interactive $(STACK) >/dev/null;
@@ -17,13 +17,16 @@ setup: ## install what is missing: packages, Python environment, programs, libvi
 lab: setup ## make ready what the stack's practice image needs (nothing for other stacks)
 	@$(WITH_ENV) python3 -m lab.prepare --stack $(STACK)
 
+fetch: lab ## fetch and verify the stack's images, with progress
+	@$(WITH_ENV) python3 -m layer1 fetch --stack $(STACK)
+
 plan: setup ## check the stack's file; say what it makes and which walls are weaker
 	@$(WITH_ENV) python3 -m layer1 plan --stack $(STACK)
 
 preview: lab ## show what `up` would do
 	@$(WITH_ENV) $(SELECT) pulumi preview --stack $(STACK) --diff --non-interactive
 
-up: lab ## make the stack, or change it; ends when every node answers
+up: fetch ## make the stack, or change it; ends when every node answers
 	@$(WITH_ENV) $(SELECT) pulumi up --stack $(STACK) --yes --skip-preview --non-interactive
 
 refresh: lab ## compare the state with what is really there

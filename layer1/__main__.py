@@ -8,9 +8,10 @@ import sys
 
 import yaml
 
-from layer1 import config, tasks
+from layer1 import config, supply, tasks
 from layer1.errors import Layer1Error
 from layer1.images import cli as image_cli
+from layer1.model import StackConfig
 from layer1.paths import REPOSITORY
 from layer1.plan import plan_lines
 
@@ -29,6 +30,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     plan.add_argument("--stack", required=True)
     plan.set_defaults(run=_plan)
+    fetch = commands.add_parser(
+        "fetch", help="fetch and verify the images of a stack, before `up` needs them"
+    )
+    fetch.add_argument("--stack", required=True)
+    fetch.set_defaults(run=_fetch)
     task = commands.add_parser("task", help="run by the stack's command resources: a JSON request on stdin")
     task.add_argument("name", choices=sorted(tasks.TASKS))
     task.set_defaults(run=_task)
@@ -43,11 +49,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _plan(arguments: argparse.Namespace) -> int:
-    path = REPOSITORY / f"Pulumi.{arguments.stack}.yaml"
+def _read_stack(name: str) -> StackConfig:
+    """Read a stack's file as `pulumi` would, for the commands that need no engine."""
+    path = REPOSITORY / f"Pulumi.{name}.yaml"
     prefix = f"{config.NAMESPACE}:"
     try:
-        document = yaml.safe_load(path.read_text()) or {}
+        document = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise Layer1Error(f"{path.name}: no such stack file; copy Pulumi.dev.yaml and change it") from None
     except yaml.YAMLError as error:
@@ -57,11 +64,25 @@ def _plan(arguments: argparse.Namespace) -> int:
     entries = document.get("config") if isinstance(document, dict) else None
     raw = {
         key.removeprefix(prefix): value
-        for key, value in (entries or {}).items()
+        for key, value in (entries if isinstance(entries, dict) else {}).items()
         if isinstance(key, str) and key.startswith(prefix)
     }
-    for line in plan_lines(config.load(arguments.stack, raw, os.environ)):
+    return config.load(name, raw, os.environ)
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    for line in plan_lines(_read_stack(arguments.stack)):
         print(line)  # noqa: T201
+    return 0
+
+
+def _fetch(arguments: argparse.Namespace) -> int:
+    stack = _read_stack(arguments.stack)
+    requests = {tuple(sorted(supply.image_request(stack, node).items())) for node in stack.nodes}
+    for request in sorted(requests):
+        with image_cli.shown_progress() as on_progress:
+            image = supply.ensure_image(dict(request), on_progress)
+        print(f"image {image['name']}: verified by {image['verified_by']}")  # noqa: T201
     return 0
 
 

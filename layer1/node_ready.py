@@ -79,8 +79,8 @@ def wait(target: Target) -> dict[str, list[str]]:
                 answer = last_lines(result.stderr, 1) or answer
                 if "Host key verification failed" in result.stderr:
                     raise NodeError(
-                        f"{target.hostname}: what answers at {target.address} has another SSH host key than the "
-                        "stack's; another machine has the address, or the node was not provisioned"
+                        f"{target.hostname}: what answers at {target.address} has another SSH host key than "
+                        "the stack's; another machine has the address, or the node was not provisioned"
                     )
             time.sleep(_POLL_S)
     raise NodeError(_too_late(target, status, answer))

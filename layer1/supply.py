@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from layer1.butane import InstallerPin
 from layer1.errors import ImageError
 from layer1.images import artefact, store
-from layer1.images.download import ignore_progress
+from layer1.images.download import OnProgress, ignore_progress
 from layer1.images.lockfile import LockFile
 from layer1.model import Arch, ImageSource, Node, StackConfig
 from layer1.paths import ASSETS, cache_dir
@@ -83,9 +82,7 @@ def base_volume_name(request: dict[str, str]) -> str:
     return thing.name.replace("/", "-") + (f"-{digest[:12]}" if digest else "") + ".qcow2"
 
 
-def ensure_image(
-    request: dict[str, str], on_progress: Callable[..., None] = ignore_progress
-) -> dict[str, Any]:
+def ensure_image(request: dict[str, str], on_progress: OnProgress = ignore_progress) -> dict[str, Any]:
     """Fetch, verify and cache an image.
 
     Returns:

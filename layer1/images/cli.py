@@ -129,7 +129,7 @@ _KINDS: tuple[
 
 def _fetch(arguments: argparse.Namespace) -> int:
     artefact: Artefact = arguments.make(arguments)
-    with _progress() as on_progress:
+    with shown_progress() as on_progress:
         image = store.ensure(
             artefact, LockFile.load(arguments.lock), arguments.cache, on_progress=on_progress
         )
@@ -139,7 +139,7 @@ def _fetch(arguments: argparse.Namespace) -> int:
 
 def _verify(arguments: argparse.Namespace) -> int:
     artefact: Artefact = arguments.make(arguments)
-    with _progress() as on_progress:
+    with shown_progress() as on_progress:
         image = store.verify(
             artefact, LockFile.load(arguments.lock), arguments.cache, on_progress=on_progress
         )
@@ -149,7 +149,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _pin(arguments: argparse.Namespace) -> int:
     artefact: Artefact = arguments.make(arguments)
-    with _progress() as on_progress:
+    with shown_progress() as on_progress:
         pinned = store.pin(
             artefact,
             LockFile.load(arguments.lock),
@@ -237,7 +237,7 @@ def _say(text: str) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[OnProgress]:
+def shown_progress() -> Iterator[OnProgress]:
     """A bar on a terminal, plain lines elsewhere; both on standard error."""
     console = Console(stderr=True)
     if not console.is_terminal:
