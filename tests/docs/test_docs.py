@@ -125,6 +125,17 @@ def test_relative_links_lead_somewhere(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_rows_of_a_table_have_its_columns(document: Path) -> None:
+    columns = 0
+    for line in document.read_text().splitlines():
+        if not line.startswith("|"):
+            columns = 0
+            continue
+        columns = columns or line.count("|")
+        assert line.count("|") == columns, line
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_files_that_are_named_exist(document: Path) -> None:
     for span in spans(document.read_text()):
         if _IN_REPOSITORY.fullmatch(span):
