@@ -185,7 +185,7 @@ def _ssh(target: Target) -> Iterator[_Ask]:
         }
         host = urlsplit(target.uri)
         if host.hostname:
-            options["ProxyJump"] = f"{host.username}@{host.hostname}" if host.username else host.hostname
+            options["ProxyJump"] = host.netloc  # user, host and port are as ssh writes them
         command = ["ssh", "-F", "none", "-i", str(key)]
         for name, value in options.items():
             command += ["-o", f"{name}={value}"]
