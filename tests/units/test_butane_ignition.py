@@ -318,7 +318,8 @@ def test_a_merged_part_that_cannot_be_decoded_is_refused(resource: dict[str, Any
         (f"variant: flatcar\nversion: 1.1.0\nstorage: {SECRET}\n", "cannot unmarshal"),
         (f"{SECRET}: [", "yaml"),
         (
-            f"variant: flatcar\nversion: 1.1.0\nsystemd: {{units: [{{name: x.service, contents: '[{SECRET}'}}]}}\n",
+            f"variant: flatcar\nversion: 1.1.0\n"
+            f"systemd: {{units: [{{name: x.service, contents: '[{SECRET}'}}]}}\n",
             "invalid unit content",
         ),
     ],
