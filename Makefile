@@ -20,7 +20,7 @@ lab: setup ## make ready what the stack's practice image needs (nothing for othe
 fetch: lab ## fetch and verify the stack's images, with progress
 	@$(WITH_ENV) python3 -m layer1 fetch --stack $(STACK)
 
-plan: setup ## check the stack's file; say what it makes and which walls are weaker
+plan: lab ## check the stack's file; say what it makes and which walls are weaker
 	@$(WITH_ENV) python3 -m layer1 plan --stack $(STACK)
 
 preview: lab ## show what `up` would do

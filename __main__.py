@@ -67,12 +67,13 @@ def main() -> None:
                 installer=installer,
                 layer2_ignition=pulumi.Output.secret(layer2[node.name]) if node.name in layer2 else None,
             ),
-        ).node
+        )
         for node in stack.nodes
     }
-    pulumi.export(
-        "layer1", pulumi.Output.all(**nodes).apply(lambda all_: contract.outputs(stack.stack, all_))
-    )
+    facts = pulumi.Output.all(**{name: node.node for name, node in nodes.items()})
+    pulumi.export("layer1", facts.apply(lambda parts: contract.outputs(stack.stack, parts)))
+    # Apart, for one secret in an output makes the whole output secret to whoever references the stack.
+    pulumi.export("layer1_status_keys", {name: node.status_private_key for name, node in nodes.items()})
 
 
 try:

@@ -48,6 +48,8 @@ class FlatcarNode(pulumi.ComponentResource):
 
     node: pulumi.Output[dict[str, Any]]
     """The node's part of the stack's output `layer1`; there once the node is provisioned."""
+    status_private_key: pulumi.Output[str]
+    """SSH key of the user layer1-status, who may run one read-only script; secret."""
 
     def __init__(self, name: str, args: FlatcarNodeArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__(TOKEN, name, None, opts)
@@ -59,6 +61,9 @@ class FlatcarNode(pulumi.ComponentResource):
         status_key = random.RandomBytes(f"{name}-status-key", length=32, opts=child_of(self))
         host_seed = host_key.base64.apply(base64.b64decode)
         status_seed = status_key.base64.apply(base64.b64decode)
+        self.status_private_key = _commands.secret_text(
+            status_seed.apply(lambda seed: sshkeys.ed25519_private(seed, "layer1-status"))
+        )
         host_public = pulumi.Output.unsecret(
             host_seed.apply(lambda seed: sshkeys.ed25519_public(seed, node.name))
         )
@@ -123,10 +128,11 @@ class FlatcarNode(pulumi.ComponentResource):
             described,
             _libvirt.DomainParts(seed=seed.volume, disks=[root, *data], network=host.network),
             # With its seed and its root: the provider would only swap the CD-ROM under a running guest.
+            # With the network: the provider leaves a card on a bridge that is gone.
             # After the reservation: a guest that asks earlier gets another address.
             child_of(
                 self,
-                replace_with=[root, seed.volume],
+                replace_with=[root, seed.volume, host.network],
                 depends_on=[reservation.resource],
                 **on_host,
             ),
@@ -140,13 +146,13 @@ class FlatcarNode(pulumi.ComponentResource):
                 "hostname": node.name,
                 "address": node.ip,
                 "host_key": host_public,
-                "status_key": status_seed.apply(lambda seed: sshkeys.ed25519_private(seed, "layer1-status")),
+                "status_key": self.status_private_key,
                 "network": host.network.name,
                 "pool": host.pool.name,
                 "root_volume": root.name,
                 "timeout_s": node.ready_timeout_s,
             },
-            triggers=[domain.id, root.id, described.sheet],
+            triggers=[described.digest, root.name, host.network.id],
             opts=child_of(self, depends_on=[domain]),
         )
         self.node = pulumi.Output.all(host_public, args.image.facts, ready.resource.id).apply(

@@ -34,6 +34,11 @@ class Machine:
     passthrough_disks: tuple[str, ...]
     sheet: str
 
+    @property
+    def digest(self) -> str:
+        """12 hex digits that change with anything of it; the domain's own id is its UUID and never does."""
+        return identity.content_id(repr(self))
+
 
 def domain_name(stack: StackConfig, node: Node) -> str:
     """Name a node's domain: unique on a host that carries several stacks."""

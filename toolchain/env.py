@@ -11,6 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from layer1.paths import REPOSITORY, work_dir
+from toolchain.links import PULUMI_HOME
 
 
 def variables(current: Mapping[str, str], repository: Path, work: Path) -> dict[str, str]:
@@ -21,6 +22,9 @@ def variables(current: Mapping[str, str], repository: Path, work: Path) -> dict[
     result = {
         "PATH": os.pathsep.join([*first, *rest]),
         "VIRTUAL_ENV": str(venv),
+        "PULUMI_HOME": current.get("PULUMI_HOME") or str(work / PULUMI_HOME),
+        # The plugins are in that home; those on PATH are for other tools, and Pulumi would warn about them.
+        "PULUMI_IGNORE_AMBIENT_PLUGINS": "true",
         "PULUMI_SKIP_UPDATE_CHECK": "true",
         "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
         "LIBVIRT_DEFAULT_URI": current.get("LIBVIRT_DEFAULT_URI") or "qemu:///system",

@@ -8,6 +8,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from layer1.paths import work_dir
+from toolchain.links import PULUMI_HOME
 from toolchain.programs import Program
 
 # A program that does not know the argument might serve for ever.
@@ -44,9 +46,13 @@ def in_plugin_folder(program: Program) -> Path | None:
     """Return a plugin that Pulumi itself has installed."""
     if not program.plugin:
         return None
-    home = Path(os.environ.get("PULUMI_HOME") or Path.home() / ".pulumi")
-    binary = home / "plugins" / program.plugin / program.name
-    return binary if os.access(binary, os.X_OK) else None
+    own = work_dir().absolute() / PULUMI_HOME
+    for home in (Path(os.environ.get("PULUMI_HOME") or own), Path.home() / ".pulumi"):
+        binary = home / "plugins" / program.plugin / program.name
+        # Our own links would find themselves.
+        if home != own and os.access(binary, os.X_OK):
+            return binary
+    return None
 
 
 def on_path(program: Program, path: str, engine: Path | None) -> Path | None:

@@ -38,6 +38,7 @@ def answers() -> str | None:
 def provide_libvirtd(log: Path) -> None:
     """Start libvirtd unless it answers, and wait until it does."""
     with step("libvirtd") as line:
+        _open_kvm(log)
         refusal = answers()
         if refusal is None:
             line.outcome = "answers"
@@ -78,6 +79,24 @@ def _in_group() -> bool:
         return grp.getgrnam(GROUP).gr_gid in {os.getegid(), *os.getgroups()}
     except KeyError:
         return False
+
+
+def _open_kvm(log: Path) -> None:
+    """Give /dev/kvm to its group where no udev has done so.
+
+    QEMU's own user must be able to open it, or libvirt takes its knowledge of QEMU for outdated at every
+    call and asks QEMU anew: 4 s each, and a domain's start asks about twenty times.
+    """
+    device = Path("/dev/kvm")
+    if not device.exists() or device.stat().st_mode & 0o060:
+        return
+    try:
+        group = grp.getgrnam("kvm").gr_gid
+    except KeyError:
+        return
+    sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    _run([*sudo, "chgrp", str(group), str(device)], log, may_fail=True)
+    _run([*sudo, "chmod", "0660", str(device)], log, may_fail=True)
 
 
 def _start(log: Path) -> None:

@@ -68,7 +68,7 @@ def project(engine_folder: Path, server: str, operator_key: Path) -> Iterator[Pr
     made = Project(engine_folder / "project", f"t{secrets.token_hex(3)}", lab_config(server, public_key))
     yield made
     if made.state()["deployment"].get("resources"):
-        made.destroy()
+        made.remove_all()
 
 
 @pytest.fixture

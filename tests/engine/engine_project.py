@@ -37,7 +37,6 @@ class Project:
             **os.environ,
             "LAYER1_WORK": str(folder / "work"),
             "LAYER1_CACHE": str(cache_dir()),
-            "PULUMI_HOME": str(folder / "home"),
             "PULUMI_BACKEND_URL": f"file://{folder / 'state'}",
             "PULUMI_CONFIG_PASSPHRASE": "only for this test",
             "PULUMI_SKIP_UPDATE_CHECK": "true",
@@ -112,6 +111,14 @@ class Project:
 
     def destroy(self) -> str:
         return self.pulumi("destroy", "--stack", self.stack, "--yes", "--skip-preview")
+
+    def remove_all(self) -> None:
+        """Remove the stack with its protected data, as an operator who means it."""
+        self.pulumi("state", "unprotect", "--all", "--stack", self.stack, "--yes")
+        for line in virsh("vol-list", self.prefix, ok=False).splitlines():
+            if "-data-" in line:
+                virsh("vol-delete", "--pool", self.prefix, line.split()[0])
+        self.destroy()
 
     def plan(self) -> dict[str, set[str]]:
         """Preview, and return the names of the resources by what would happen to them."""

@@ -53,6 +53,19 @@ def test_plan_says_which_walls_are_weaker_and_why(project: Project) -> None:
     assert "512 MiB (layer1:defaults.memory_mib)" in said
 
 
+def test_a_directory_of_somebody_else_is_refused_and_left_alone(project: Project) -> None:
+    directory = Path("/var/lib/libvirt/images") / project.prefix
+    directory.mkdir()
+    theirs = directory / "theirs.qcow2"
+    theirs.write_text("precious")
+    said = project.up(ok=False)
+    assert f"the directory {directory} exists" in said
+    assert "theirs.qcow2" in said
+    assert theirs.read_text() == "precious"
+    theirs.unlink()
+    directory.rmdir()
+
+
 def test_broken_seed_stops_the_boot_and_up_says_so(project: Project) -> None:
     # Valid Ignition whose file does not have the promised digest: only the guest can find that out.
     wrong = {"source": "data:,x", "verification": {"hash": "sha512-" + "0" * 128}}
@@ -275,6 +288,13 @@ def test_another_address_moves_the_reservation_and_the_domain(project: Project, 
     assert project.plan() == {"replace": {"k3s-1-address", "k3s-1-domain", "k3s-1-ready"}}
 
 
+@pytest.mark.parametrize("change", [{"mode": "nat"}, {"cidr": "10.213.8.0/24"}])
+def test_another_network_takes_its_nodes_along(project: Project, as_it_is: dict, change: dict) -> None:
+    as_it_is["network"] = as_it_is["network"] | change
+    planned = project.plan()
+    assert planned == {"replace": {"home-network", "k3s-1-address", "k3s-1-domain", "k3s-1-ready"}}
+
+
 def test_a_larger_root_is_a_new_root(project: Project, as_it_is: dict) -> None:
     as_it_is["nodes"] = [{"name": "k3s-1", "os": "flatcar", "disk_gib": 3}]
     assert project.plan() == {"replace": {"k3s-1-root", "k3s-1-domain", "k3s-1-ready"}}
@@ -371,18 +391,21 @@ def test_uefi_a_data_disk_and_a_passed_through_disk(
 
 def test_no_secret_is_in_plain_text_anywhere(project: Project, engine_folder: Path) -> None:
     resources = project.state(secrets=True)["deployment"]["resources"]
-    words: set[str] = {LAYER2_MARK, "BEGIN OPENSSH PRIVATE KEY"}
+    words: set[str] = {LAYER2_MARK}
     for resource in resources:
         if resource["type"] == "random:index/randomBytes:RandomBytes":
             for value in resource["outputs"].values():
                 if isinstance(value, dict) and "plaintext" in value:
                     words.add(json.loads(value["plaintext"]))
-    assert len(words) >= 6, "two keys in two encodings, and Layer 2's own"
+        if resource["urn"].endswith("::k3s-1-ready"):
+            key = json.loads(json.loads(resource["inputs"]["stdin"]["plaintext"]))["status_key"]
+            words.add(key.splitlines()[2])  # a line of its base64 text
+    assert len(words) >= 6, "two keys in two encodings, one as OpenSSH has it, and Layer 2's own"
     places = {"the exported state": json.dumps(project.state())}
     places |= {f"output {index}": text for index, text in enumerate(project.printed)}
     for path in engine_folder.rglob("*"):
         wide = path.is_file() and stat.S_IMODE(path.stat().st_mode) & 0o077
-        if wide and "/home/" not in str(path):
+        if wide:
             places[str(path)] = path.read_bytes().decode(errors="replace")
     for name, text in places.items():
         for word in words:
@@ -395,13 +418,11 @@ def test_destroy_keeps_protected_data_and_what_it_needs(project: Project) -> Non
     assert f"{project.prefix}-k3s-1" not in virsh("list", "--all", "--name")
     kept = Path("/var/lib/libvirt/images") / project.prefix / "k3s-1-data-db.qcow2"
     assert kept.exists()
-    # The operator's own decision, in three steps: lift the protection, remove the data, destroy.
-    project.pulumi("state", "unprotect", "--all", "--stack", project.stack, "--yes")
-    virsh("vol-delete", "--pool", project.prefix, kept.name)
 
 
 def test_destroy_leaves_nothing(project: Project) -> None:
-    project.destroy()
+    # The operator's own decision, in three steps: lift the protection, remove the data, destroy.
+    project.remove_all()
     assert project.state()["deployment"].get("resources") in (None, [])
     for listing in (
         ("list", "--all", "--name"),
