@@ -19,7 +19,7 @@ def read() -> tuple[dict[str, Any], str | None]:
     settings = pulumi.Config(config.NAMESPACE)
     prefix = f"{config.NAMESPACE}:"
     names = {key.removeprefix(prefix) for key in get_config_env() if key.startswith(prefix)}
-    raw = {name: settings.get_object(name) for name in names - config.SECRET_KEYS}
+    raw = {name: config.parsed(settings.get(name)) for name in names - config.SECRET_KEYS}
     for name in sorted(names & config.SECRET_KEYS):
         if not is_config_secret(f"{prefix}{name}"):
             problem = f"is in plain text; set it with `pulumi config set --secret {prefix}{name}`"

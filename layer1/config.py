@@ -102,6 +102,14 @@ class _Problems:
         return self.parse(f"{NAMESPACE}:{name}", model, {} if value is None else value)
 
 
+def parsed(text: str | None) -> Any:  # noqa: ANN401
+    """Read a value as Pulumi hands it over: JSON; else the text itself, for `load` to refuse without it."""
+    try:
+        return None if text is None else json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
 def load(stack: str, raw: Mapping[str, Any], environment: Mapping[str, str]) -> StackConfig:
     """Check the raw configuration and fill in every default.
 
