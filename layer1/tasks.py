@@ -49,7 +49,7 @@ def _reserve_address(request: Request) -> str:
 
 
 def _release_address(request: Request) -> str:
-    virsh.release_address(**{key: request[key] for key in ("uri", "network", "mac", "ip")})
+    virsh.release_address(**{key: request[key] for key in ("uri", "network", "mac")})
     return ""
 
 

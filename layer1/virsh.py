@@ -49,7 +49,7 @@ def claim_pool(uri: str, name: str, directory: str) -> None:
 
 def reserve_address(uri: str, network: str, mac: str, ip: str, name: str) -> None:
     """Bind an address to a MAC in a network's DHCP, now and for good; the same again changes nothing."""
-    release_address(uri, network, mac, ip)
+    _unbind(uri, network, mac, ip)
     _demand(
         uri,
         "net-update",
@@ -62,13 +62,17 @@ def reserve_address(uri: str, network: str, mac: str, ip: str, name: str) -> Non
     )
 
 
-def release_address(uri: str, network: str, mac: str, ip: str) -> None:
-    """Remove every binding of a MAC or an address; a network that is gone has none."""
+def release_address(uri: str, network: str, mac: str) -> None:
+    """Remove a MAC's binding; its address may be another node's by now. A network that is gone has none."""
+    _unbind(uri, network, mac, None)
+
+
+def _unbind(uri: str, network: str, mac: str, ip: str | None) -> None:
     result = virsh(uri, "net-dumpxml", network)
     if result.returncode != 0:
         return
     for host in ET.fromstring(result.stdout).iter("host"):  # noqa: S314 - libvirt's own answer
-        if host.get("mac", "").lower() == mac.lower() or host.get("ip") == ip:
+        if host.get("mac", "").lower() == mac.lower() or (ip and host.get("ip") == ip):
             entry = _dhcp_host(host.get("mac", ""), host.get("ip", ""), host.get("name", ""))
             _demand(uri, "net-update", network, "delete", "ip-dhcp-host", entry, "--live", "--config")
 
