@@ -31,6 +31,7 @@ class Machine:
     nvram_file: str
     nvram_template: str
     mac: str
+    data_disks: tuple[str, ...]
     passthrough_disks: tuple[str, ...]
     sheet: str
 
@@ -67,6 +68,7 @@ def machine(stack: StackConfig, node: Node) -> Machine:
         nvram_file=f"/var/lib/libvirt/qemu/nvram/{name}_VARS.fd",
         nvram_template=template,
         mac=node.mac.upper(),  # as the provider reads it back
+        data_disks=tuple(disk.name for disk in node.data_disks),
         passthrough_disks=node.passthrough_disks,
         sheet=domain_sheet(node, host, pool_directory(stack, node.host_name)),
     )
