@@ -148,7 +148,7 @@ def test_interrupt(run, capsys, monkeypatch):
 def test_bar_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
-    with cli._progress() as show:
+    with cli.shown_progress() as show:
         show(Progress(kind="advance", file="f.img", done_bytes=MIB, total_bytes=2 * MIB))
         show(Progress(kind="note", file="f.img", message="[bold]again[/]"))
         show(Progress(kind="done", file="f.img", done_bytes=2 * MIB, total_bytes=2 * MIB))
