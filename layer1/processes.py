@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -24,13 +25,15 @@ def run(
         ToolError: the program is missing or did not end in time.
     """
     program = command[0]
-    if shutil.which(program) is None:
+    # Debian keeps sfdisk, debugfs and others where only root's PATH looks.
+    found = shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    if found is None:
         raise ToolError(
             f"{program}: not found on PATH; run `make setup`, then use the shell of `make -s env`"
         )
     try:
         return subprocess.run(
-            list(command),
+            [found, *command[1:]],
             input=stdin if stdin is not None else "",
             capture_output=True,
             text=True,
