@@ -123,6 +123,24 @@ def test_nothing_is_attached_that_nobody_needs(domain: ET.Element) -> None:
     assert not [item for item in domain.iter() if "commandline" in item.tag]
 
 
+_UNWANTED = [
+    *("graphics", "video", "channel", "console", "serial", "parallel", "sound", "audio", "input", "watchdog"),
+    *("memballoon", "rng", "redirdev", "hostdev", "panic"),
+]
+
+
+@pytest.mark.parametrize("kind", _UNWANTED)
+def test_what_a_provider_adds_by_itself_is_taken_away(kind: str, tmp_path: Path) -> None:
+    stack, node = _stack("x86_64-bios-kvm")
+    text = (PROVIDER_XML / "x86_64-bios-kvm.xml").read_text()
+    more = f'<{kind} mark="1"/><controller type="usb" mark="1"/></devices><commandline mark="1"/>'
+    source = tmp_path / "provider.xml"
+    source.write_text(text.replace("</devices>", more))
+    result = _xslt(machine.machine(stack, node).sheet, source, tmp_path)
+    assert "mark=" not in result
+    assert _pretty(result) == _pretty(_hardened("x86_64-bios-kvm", tmp_path))
+
+
 def test_only_devices_of_the_allow_list_are_there(case: str, domain: ET.Element) -> None:
     allowed = {"emulator", "disk", "interface", "controller", "memballoon", "audio", "rng"}
     assert {device.tag for device in _one(domain, "devices")} <= allowed

@@ -345,6 +345,13 @@ def test_a_key_cut_anywhere_is_refused(keep: int) -> None:
     assert sshkeys.public_key_problem(f"{kind} {body[:keep]}") is not None
 
 
+@given(st.binary(min_size=1, max_size=40))
+def test_a_key_with_more_behind_it_is_refused(more: bytes) -> None:
+    kind, body, _ = OPERATOR.split(" ")
+    longer = base64.b64encode(base64.b64decode(body) + more).decode()
+    assert sshkeys.public_key_problem(f"{kind} {longer}") is not None
+
+
 # The Butane template.
 LEAVES = st.none() | st.booleans() | st.integers() | st.text(max_size=12)
 VALUES = st.recursive(
