@@ -21,10 +21,11 @@ def read() -> tuple[dict[str, Any], str | None]:
     names = {key.removeprefix(prefix) for key in get_config_env() if key.startswith(prefix)}
     raw = {name: config.parsed(settings.get(name)) for name in names - config.SECRET_KEYS}
     for name in sorted(names & config.SECRET_KEYS):
-        if not is_config_secret(f"{prefix}{name}"):
+        # Pulumi.yaml's empty default is no secret, and Pulumi takes no secret default.
+        if settings.get(name) and not is_config_secret(f"{prefix}{name}"):
             problem = f"is in plain text; set it with `pulumi config set --secret {prefix}{name}`"
             raise ConfigError([(f"{prefix}{name}", problem)])
-    return raw, settings.get("layer2_ignition")
+    return raw, settings.get("layer2_ignition") or None
 
 
 def main() -> None:
