@@ -15,7 +15,7 @@ setup: ## install what is missing: packages, Python environment, programs, libvi
 	@sh toolchain/bootstrap.sh
 
 lab: setup ## make ready what the stack's practice image needs (nothing for other stacks)
-	@$(WITH_ENV) python3 -m lab.prepare --stack $(STACK)
+	@$(WITH_ENV) python3 -m lab prepare --stack $(STACK)
 
 fetch: lab ## fetch and verify the stack's images, with progress
 	@$(WITH_ENV) python3 -m layer1 fetch --stack $(STACK)

@@ -8,6 +8,7 @@ import sys
 
 from lab import build as image
 from lab import serve as server
+from lab.prepare import prepare
 from layer1.errors import Layer1Error
 
 
@@ -18,10 +19,10 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("manifest", help="print the image's image.json")
     serve = commands.add_parser("serve", help="serve the stand-in k3s installer and binary over HTTP")
     serve.add_argument("--daemon", action="store_true", help="return at once and serve in the background")
-    ensure = commands.add_parser("ensure", help="build what is missing, and serve in the background")
-    for command in (serve, ensure):
-        command.add_argument("--address", required=True, help="IPv4 address; it may not exist yet")
-        command.add_argument("--port", required=True, type=int)
+    serve.add_argument("--address", required=True, help="IPv4 address; it may not exist yet")
+    serve.add_argument("--port", required=True, type=int)
+    ready = commands.add_parser("prepare", help="make ready what a stack with the practice image needs")
+    ready.add_argument("--stack", required=True)
     commands.add_parser("stop", help="end the server that runs in the background")
     return parser
 
@@ -36,9 +37,9 @@ def _run(arguments: argparse.Namespace) -> None:
             server.serve(arguments.address, arguments.port)
         case "serve":
             print(server.start(arguments.address, arguments.port))
-        case "ensure":
-            print(f"practice image: {image.build()}", flush=True)
-            print(server.start(arguments.address, arguments.port))
+        case "prepare":
+            for line in prepare(arguments.stack):
+                print(line, flush=True)
         case "stop":
             print(server.stop())
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -58,20 +56,3 @@ def _key_pair() -> Path:
         if result.returncode != 0:
             raise Layer1Error(f"ssh-keygen could not make {private}: {last_lines(result.stderr)}")
     return private
-
-
-def main() -> int:
-    """Run from the Makefile: `python3 -m lab.prepare --stack NAME`."""
-    parser = argparse.ArgumentParser(prog="python -m lab.prepare", description=__doc__)
-    parser.add_argument("--stack", required=True)
-    try:
-        for line in prepare(parser.parse_args().stack):
-            print(line)
-    except Layer1Error as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
