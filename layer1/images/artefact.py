@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from layer1.images.failure import ArtefactError
 from layer1.paths import ASSETS
+from layer1.talos import schematic
 
 MIB = 1024**2
 GIB = 1024**3
@@ -42,6 +43,12 @@ ARCHITECTURES = ("amd64", "arm64")
 
 FileFormat = Literal["qcow2", "raw", "script"]
 Compression = Literal["none", "gz", "bz2", "xz"]
+
+_TALOS_DISKS: dict[str, tuple[FileFormat, Compression]] = {
+    "qcow2": ("qcow2", "none"),
+    "raw.xz": ("raw", "xz"),
+}
+TALOS_DISKS = tuple(_TALOS_DISKS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -224,6 +231,72 @@ def flatcar(  # noqa: PLR0913 - the operator's words, one each
         signature=policy,
         compression=compression,
         oem=_FLATCAR_OEM[flavour],
+    )
+
+
+def talos(  # noqa: PLR0913 - the operator's words, one each
+    version: str,
+    arch: str,
+    *,
+    schematic_file: Path = schematic.DEFAULT,
+    secure_boot: bool = False,
+    disk: str = "qcow2",
+    base_url: str = schematic.FACTORY_URL,
+) -> Artefact:
+    """Return a Talos image of the Image Factory for the platform `nocloud`.
+
+    The public factory signs no file and gives no digest for free, so it needs a pin.
+
+    Args:
+        version: such as `v1.13.4`.
+        arch: `amd64` or `arm64`.
+        schematic_file: what the image holds; its id is part of the address.
+        secure_boot: the image whose boot chain is signed for Secure Boot.
+        disk: `qcow2` or `raw.xz`. The factory also packs `raw.zst`, which Python before 3.14 cannot unpack.
+        base_url: everything before `/image/`; a mirror, or `file:///…` for a copy on disk.
+
+    Raises:
+        ArtefactError: an argument is none of these, or the schematic has no id.
+    """
+    for option, value, known in (("--arch", arch, ARCHITECTURES), ("--disk", disk, TALOS_DISKS)):
+        if value not in known:
+            raise ArtefactError(
+                "arguments",
+                f"{option} {value!r}",
+                "not one that Layer 1 knows for Talos",
+                expected=" or ".join(known),
+                found=value,
+                remedy="choose one of these",
+            )
+    if not re.fullmatch(r"v\d{1,3}\.\d{1,3}\.\d{1,3}", version):
+        raise ArtefactError(
+            "arguments",
+            f"--version {version!r}",
+            "not a Talos release",
+            expected="a tag such as v1.13.4",
+            found=version,
+            remedy="name the exact tag of the release",
+        )
+    base = base_url.rstrip("/")
+    check_url(base, "--base-url")
+    file_name = f"nocloud-{arch}{'-secureboot' if secure_boot else ''}.{disk}"
+    identity = schematic.schematic_id(schematic.read(schematic_file))
+    arguments = ["talos", "--version", version, "--arch", arch, "--disk", disk]
+    if secure_boot:
+        arguments.append("--secure-boot")
+    if schematic_file != schematic.DEFAULT:
+        arguments += ["--schematic", str(schematic_file)]
+    if base != schematic.FACTORY_URL:
+        arguments += ["--base-url", base]
+    file_format, compression = _TALOS_DISKS[disk]
+    return Artefact(
+        name=f"talos/{version}/{identity}/{file_name}",
+        url=f"{base}/image/{identity}/{version}/{file_name}",
+        file_format=file_format,
+        compression=compression,
+        arch=arch,
+        version=version,
+        arguments=tuple(arguments),
     )
 
 

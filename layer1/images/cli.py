@@ -22,13 +22,17 @@ from layer1.images.artefact import (
     FLATCAR_FLAVOURS,
     FLATCAR_POLICY,
     MIB,
+    TALOS_DISKS,
     Artefact,
+    check_url,
     flatcar,
     k3s_installer,
     local_image,
+    talos,
 )
 from layer1.images.download import OnProgress, Progress
 from layer1.images.lockfile import LockFile
+from layer1.talos import schematic
 
 DEFAULT_LOCK = paths.ASSETS / "images.lock.yaml"
 _PLAIN_EVERY_S = 10.0
@@ -98,6 +102,43 @@ def _make_flatcar(arguments: argparse.Namespace) -> Artefact:
     )
 
 
+def _talos_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--version", required=True, help="such as v1.13.4")
+    parser.add_argument("--arch", choices=ARCHITECTURES, default="amd64")
+    parser.add_argument("--disk", choices=TALOS_DISKS, default="qcow2", help="how the factory packs the disk")
+    parser.add_argument("--secure-boot", action="store_true", help="the image signed for Secure Boot")
+    parser.add_argument(
+        "--schematic", type=Path, default=schematic.DEFAULT, metavar="FILE", help="what the image holds"
+    )
+    parser.add_argument(
+        "--base-url", default=schematic.FACTORY_URL, help="a mirror, or file:///… for a copy on disk"
+    )
+    parser.add_argument(
+        "--factory",
+        metavar="URL",
+        help="`pin` asks this factory for the schematic's id; by default the public one, and none when "
+        "--base-url names a mirror",
+    )
+
+
+def _make_talos(arguments: argparse.Namespace) -> Artefact:
+    artefact = talos(
+        arguments.version,
+        arguments.arch,
+        schematic_file=arguments.schematic,
+        secure_boot=arguments.secure_boot,
+        disk=arguments.disk,
+        base_url=arguments.base_url,
+    )
+    public = arguments.base_url.rstrip("/") == schematic.FACTORY_URL
+    factory = arguments.factory or (schematic.FACTORY_URL if public else None)
+    if arguments.verb == "pin" and factory:
+        check_url(factory, "--factory")
+        identity = schematic.confirm(schematic.read(arguments.schematic), factory)
+        _say(f"{factory} names the schematic as Layer 1 does: {identity}")
+    return artefact
+
+
 def _k3s_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", required=True, help="such as v1.34.1+k3s1")
     parser.add_argument("--url", help="where to take it instead of the tag in k3s-io/k3s")
@@ -119,6 +160,7 @@ _KINDS: tuple[
     tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], Artefact]], ...
 ] = (
     ("flatcar", _flatcar_arguments, _make_flatcar),
+    ("talos", _talos_arguments, _make_talos),
     ("k3s-installer", _k3s_arguments, _make_k3s),
     ("practice", _practice_arguments, _make_practice),
 )

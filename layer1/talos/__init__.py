@@ -1,0 +1,1 @@
+"""Talos Linux: its images, its machine config, its seed."""
