@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -97,9 +98,44 @@ class _Problems:
                 self.add(_path(key, item["loc"]), _message(item))
             return None
 
-    def section(self, name: str, model: type[_M], raw: Mapping[str, Any]) -> _M | None:
-        value = raw.get(name)
-        return self.parse(f"{NAMESPACE}:{name}", model, {} if value is None else value)
+    def section(
+        self, name: str, model: type[_M], raw: Mapping[str, Any], *decisive: tuple[str, ...]
+    ) -> _M | None:
+        """Read a section; what is wrong in it does not hide what is wrong between the rest and the nodes.
+
+        None where the fault is in a `decisive` key: checks against its default would only mislead.
+        """
+        value = {} if raw.get(name) is None else raw[name]
+        try:
+            return model.model_validate(value)
+        except ValidationError as error:
+            items = error.errors(include_input=False, include_url=False)
+        places = [item["loc"] for item in items]
+        for item in items:
+            self.add(_path(f"{NAMESPACE}:{name}", item["loc"]), _message(item))
+        if any(
+            key[: len(place)] == place or place[: len(key)] == key for key in decisive for place in places
+        ):
+            return None
+        try:
+            return model.model_validate(_without(value, places))
+        except ValidationError:
+            return None
+
+
+def _without(value: Any, places: Iterable[tuple[int | str, ...]]) -> Any:  # noqa: ANN401
+    """Copy a raw section, less the keys that could not be read."""
+    rest = deepcopy(value)
+    for place in places:
+        here = rest
+        for part in place:
+            if not isinstance(here, dict) or part not in here:
+                break
+            if part == place[-1] or not isinstance(here[part], dict):
+                del here[part]
+                break
+            here = here[part]
+    return rest
 
 
 def parsed(text: str | None) -> Any:  # noqa: ANN401
@@ -126,10 +162,12 @@ def load(stack: str, raw: Mapping[str, Any], environment: Mapping[str, str]) -> 
         problems.add("the stack's name", "must be a-z, 0-9 and inner hyphens, at most 32 characters")
     for key in sorted(set(raw) - KEYS, key=str):
         problems.add(_path(f"{NAMESPACE}:", [str(key)]).replace(":.", ":"), _MESSAGES["extra_forbidden"])
-    network = problems.section("network", NetworkConfig, raw)
-    images = problems.section("images", ImagesConfig, raw)
+    network = problems.section("network", NetworkConfig, raw, ("cidr",))
+    images = problems.section("images", ImagesConfig, raw, ("flatcar", "source"))
     k3s = problems.section("k3s", K3sConfig, raw)
-    defaults = problems.section("defaults", DefaultsConfig, raw)
+    defaults = problems.section(
+        "defaults", DefaultsConfig, raw, ("ssh_authorized_keys",), ("ssh_authorized_key_files",)
+    )
     if defaults is not None:
         defaults = _with_key_files(defaults, problems)
     raw_defaults = raw.get("defaults")
@@ -171,11 +209,12 @@ def _hosts(raw: Any, problems: _Problems) -> dict[str, HostConfig]:  # noqa: ANN
         host = problems.parse(place, HostConfig, {} if value is None else value)
         if host is None:
             continue
-        if host.uri in uris:
+        machine = host.uri.partition("?")[0]
+        if machine in uris:
             problems.add(
-                f"{place}.uri", f"is the same as {key}.{uris[host.uri]}.uri: their networks would overlap"
+                f"{place}.uri", f"is the same as {key}.{uris[machine]}.uri: their networks would overlap"
             )
-        uris.setdefault(host.uri, name)
+        uris.setdefault(machine, name)
         hosts[name] = host
     return hosts
 
@@ -315,7 +354,7 @@ def _resolve(stack: str, read: _Read, context: _Context, problems: _Problems) ->
     keys = node.ssh_authorized_keys
     if keys is None and context.defaults is not None:
         keys = context.defaults.ssh_authorized_keys
-    if not keys and context.defaults is not None and "ssh_authorized_keys" not in read.wrong:
+    if not keys and context.defaults is not None and not read.wrong & {"ssh_authorized_keys", "os"}:
         problems.add(
             f"{place}.ssh_authorized_keys",
             "needs at least one SSH public key, here or in layer1:defaults.ssh_authorized_keys; "
