@@ -122,11 +122,16 @@ PROGRAMS: tuple[Program, ...] = (
     ),
 )
 
+# Built by the tests that need them, or by name; a user's setup never waits for these.
+TEST_PROGRAMS: tuple[Program, ...] = (
+    Program(name="talos-standin", version="1.13.0", folder="talos-standin", from_path=False),
+)
+
 
 def by_name(names: list[str]) -> list[Program]:
-    """Return the programs of these names, all when none are given; an unknown name is a ValueError."""
-    known = {program.name: program for program in PROGRAMS}
+    """Return the programs of these names, a user's when none are given; an unknown name is a ValueError."""
+    known = {program.name: program for program in (*PROGRAMS, *TEST_PROGRAMS)}
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"unknown program {', '.join(unknown)}; known: {', '.join(known)}")
-    return [program for program in PROGRAMS if not names or program.name in names]
+    return [known[name] for name in dict.fromkeys(names)] if names else list(PROGRAMS)
