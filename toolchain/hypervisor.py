@@ -15,6 +15,7 @@ from toolchain.report import SetupError, step
 URI = "qemu:///system"
 TIME_LIMIT_S = 60
 GROUP = "libvirt"
+SOCKET = Path("/run/libvirt/libvirt-sock")
 
 
 def answers() -> str | None:
@@ -45,6 +46,8 @@ def provide_libvirtd(log: Path) -> None:
             return
         if not shutil.which("virsh"):
             raise SetupError(f"libvirtd: {refusal}.")
+        if SOCKET.exists() and os.geteuid() != 0 and not _in_group():
+            raise SetupError(f"libvirtd: it runs, and does not answer you: {refusal}\n{_way_out(log)}")
         _start(log)
         deadline = time.monotonic() + TIME_LIMIT_S
         while (refusal := answers()) is not None:
@@ -117,8 +120,19 @@ def _start(log: Path) -> None:
 
 
 def _run(command: list[str], log: Path, *, may_fail: bool = False) -> None:
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=TIME_LIMIT_S, check=False, stdin=subprocess.DEVNULL
-    )
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=TIME_LIMIT_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except FileNotFoundError:
+        raise SetupError(
+            f"libvirtd: does not answer, and {command[0]} is not installed.\n{_way_out(log)}\n"
+            "As root, without sudo: run `make setup` as root once."
+        ) from None
     if done.returncode != 0 and not may_fail:
         raise SetupError(f"libvirtd: `{' '.join(command)}` failed: {done.stderr.strip()}\n{_way_out(log)}")
