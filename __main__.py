@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import pulumi
 from pulumi.runtime.config import get_config_env, is_config_secret
 
-from components import FlatcarNode, FlatcarNodeArgs, Hypervisor, HypervisorArgs
+from components import (
+    FlatcarNode,
+    FlatcarNodeArgs,
+    Hypervisor,
+    HypervisorArgs,
+    TalosCluster,
+    TalosClusterArgs,
+)
 from layer1 import config, contract, identity, machine, supply
 from layer1.errors import ConfigError, Layer1Error
+from layer1.model import Os, StackConfig
 from layer1.plan import plan_lines
 
 
@@ -28,53 +37,68 @@ def read() -> tuple[dict[str, Any], str | None]:
     return raw, settings.get("layer2_ignition") or None
 
 
+def hypervisor(stack: StackConfig, name: str, images: Mapping[str, supply.ImagePlan]) -> Hypervisor:
+    """Make one host's component."""
+    here = {images[node.name].key: images[node.name] for node in stack.nodes if node.host_name == name}
+    return Hypervisor(
+        name,
+        HypervisorArgs(
+            uri=stack.hosts[name].uri,
+            prefix=identity.resource_prefix(stack.stack),
+            pool_directory=machine.pool_directory(stack, name),
+            network_mode=machine.forward_mode(stack),
+            network_cidr=stack.network.cidr,
+            bridge=identity.bridge_name(stack.stack, name),
+            images=list(here.values()),
+        ),
+    )
+
+
 def main() -> None:
     """Build the stack."""
     raw, layer2_text = read()
     stack = config.load(pulumi.get_stack(), raw, os.environ)
     layer2 = config.parse_layer2_ignition(layer2_text, (node.name for node in stack.nodes))
-    installer = supply.installer_pin(stack)
     for line in plan_lines(stack):
         (pulumi.log.warn if "WEAKER" in line else pulumi.log.info)(line)
+    for line in supply.unpinned(stack):
+        pulumi.log.warn(line)
 
-    images = {node.name: supply.image_request(stack, node) for node in stack.nodes}
-    hypervisors = {
-        name: Hypervisor(
-            name,
-            HypervisorArgs(
-                uri=host.uri,
-                prefix=identity.resource_prefix(stack.stack),
-                pool_directory=machine.pool_directory(stack, name),
-                network_mode=machine.forward_mode(stack),
-                network_cidr=stack.network.cidr,
-                bridge=identity.bridge_name(stack.stack, name),
-                images={
-                    supply.base_volume_name(images[node.name]): images[node.name]
-                    for node in stack.nodes
-                    if node.host_name == name
-                },
-            ),
-        )
-        for name, host in stack.hosts.items()
+    images = {node.name: supply.image_plan(stack, node) for node in stack.nodes}
+    hypervisors = {name: hypervisor(stack, name, images) for name in stack.hosts}
+    bases = {
+        node.name: hypervisors[node.host_name].base_images[images[node.name].key] for node in stack.nodes
     }
-    nodes = {
-        node.name: FlatcarNode(
-            node.name,
-            FlatcarNodeArgs(
-                stack=stack,
-                node=node,
-                hypervisor=hypervisors[node.host_name],
-                image=hypervisors[node.host_name].base_images[supply.base_volume_name(images[node.name])],
-                installer=installer,
-                layer2_ignition=pulumi.Output.secret(layer2[node.name]) if node.name in layer2 else None,
-            ),
+    facts: dict[str, pulumi.Output[dict[str, Any]]] = {}
+    if flatcar := stack.of(Os.FLATCAR):
+        installer = supply.installer_pin(stack)
+        nodes = {
+            node.name: FlatcarNode(
+                node.name,
+                FlatcarNodeArgs(
+                    stack=stack,
+                    node=node,
+                    hypervisor=hypervisors[node.host_name],
+                    image=bases[node.name],
+                    installer=installer,
+                    layer2_ignition=pulumi.Output.secret(layer2[node.name]) if node.name in layer2 else None,
+                ),
+            )
+            for node in flatcar
+        }
+        facts |= {name: node.node for name, node in nodes.items()}
+        # Apart, for one secret in an output makes the whole output secret to whoever references the stack.
+        pulumi.export("layer1_status_keys", {name: node.status_private_key for name, node in nodes.items()})
+    if stack.of(Os.TALOS):
+        cluster = TalosCluster(
+            stack.talos.cluster_name, TalosClusterArgs(stack=stack, hypervisors=hypervisors, images=bases)
         )
-        for node in stack.nodes
-    }
-    facts = pulumi.Output.all(**{name: node.node for name, node in nodes.items()})
-    pulumi.export("layer1", facts.apply(lambda parts: contract.outputs(stack.stack, parts)))
-    # Apart, for one secret in an output makes the whole output secret to whoever references the stack.
-    pulumi.export("layer1_status_keys", {name: node.status_private_key for name, node in nodes.items()})
+        facts |= {name: node.node for name, node in cluster.nodes.items()}
+        pulumi.export("talosconfig", cluster.talosconfig)
+        pulumi.export("kubeconfig", cluster.kubeconfig)
+    pulumi.export(
+        "layer1", pulumi.Output.all(**facts).apply(lambda parts: contract.outputs(stack.stack, parts))
+    )
 
 
 try:

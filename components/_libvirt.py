@@ -101,9 +101,9 @@ def disk_volume(  # noqa: PLR0913
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DomainParts:
-    """The resources that a domain is put together from."""
+    """What a domain is put together from; the seed by its id, which is its path on the host."""
 
-    seed: libvirt.Volume
+    seed_id: pulumi.Input[str]
     disks: Sequence[libvirt.Volume]
     network: libvirt.Network
 
@@ -125,7 +125,7 @@ def domain(name: str, machine: Machine, parts: DomainParts, opts: pulumi.Resourc
         nvram={"file": machine.nvram_file, "template": machine.nvram_template} if machine.firmware else None,
         autostart=True,
         # The provider splits this at ";" and gives the disk the serial by which its Read skips it.
-        cloudinit=pulumi.Output.concat(parts.seed.id, ";seed"),
+        cloudinit=pulumi.Output.concat(parts.seed_id, ";seed"),
         disks=disks,
         network_interfaces=[{"network_id": parts.network.id, "mac": machine.mac}],
         xml={"xslt": machine.sheet},

@@ -126,7 +126,7 @@ class FlatcarNode(pulumi.ComponentResource):
         domain = _libvirt.domain(
             f"{name}-domain",
             described,
-            _libvirt.DomainParts(seed=seed.volume, disks=[root, *data], network=host.network),
+            _libvirt.DomainParts(seed_id=seed.volume.id, disks=[root, *data], network=host.network),
             # With its seed and its root: the provider would only swap the CD-ROM under a running guest.
             # With the network: the provider leaves a card on a bridge that is gone.
             # After the reservation: a guest that asks earlier gets another address.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import pulumi
 
 from components import _commands, _libvirt
 from components._options import child_of
+from layer1.supply import ImagePlan
 
 TOKEN = "layer1:index:Hypervisor"  # noqa: S105 - a Pulumi type token
 
@@ -26,7 +27,7 @@ class HypervisorArgs:
         network_mode: libvirt's forward mode, `nat` or `none`.
         network_cidr: the nodes' network; its first address is the host's.
         bridge: name of the bridge, at most 15 characters.
-        images: request of the task `image` by base volume name.
+        images: the images that nodes on this host start from.
     """
 
     uri: str
@@ -35,7 +36,7 @@ class HypervisorArgs:
     network_mode: str
     network_cidr: str
     bridge: str
-    images: Mapping[str, Mapping[str, str]]
+    images: Collection[ImagePlan]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +62,7 @@ class Hypervisor(pulumi.ComponentResource):
     network: _libvirt.Network
     """The nodes' network."""
     base_images: dict[str, BaseImage]
-    """Each image by its base volume name."""
+    """Each image by its plan's key."""
     uri: str
     """The libvirt URI."""
 
@@ -90,23 +91,30 @@ class Hypervisor(pulumi.ComponentResource):
             bridge=args.bridge,
             opts=child_of(self, provider=self.provider, delete_before_replace=True),
         )
-        self.base_images = {
-            file_name: self._base_image(name, file_name, request)
-            for file_name, request in args.images.items()
-        }
+        if any(image.outlives for image in args.images):
+            # Old base volumes are in no state any more; they go with the stack, before its pool does.
+            _commands.task(
+                f"{name}-bases",
+                "keep-bases",
+                {"uri": args.uri, "pool": self.pool.name, "prefix": "talos-"},
+                undo="drop-bases",
+                opts=child_of(self, depends_on=[self.pool]),
+            )
+        self.base_images = {image.key: self._base_image(name, image) for image in args.images}
         self.register_outputs({"pool": self.pool.name, "network": self.network.name})
 
-    def _base_image(self, name: str, file_name: str, request: Mapping[str, str]) -> BaseImage:
-        key = f"{name}-{request['kind']}-{request.get('arch', 'amd64')}"
-        image = _commands.task(f"{key}-image", "image", request, opts=child_of(self))
-        facts = pulumi.Output.unsecret(image.stdout).apply(_facts)
+    def _base_image(self, name: str, image: ImagePlan) -> BaseImage:
+        fetched = _commands.task(f"{name}-{image.key}-image", "image", image.request, opts=child_of(self))
+        facts = pulumi.Output.unsecret(fetched.stdout).apply(_facts)
         volume = _libvirt.uploaded_volume(
-            f"{key}-base",
-            file_name,
+            f"{name}-{image.key}-base",
+            image.file_name,
             self.pool.name,
             source=facts["path"],
-            volume_format="qcow2",
-            opts=child_of(self, provider=self.provider, delete_before_replace=True),
+            volume_format=image.volume_format,
+            opts=child_of(
+                self, provider=self.provider, delete_before_replace=True, retain_on_delete=image.outlives
+            ),
         )
         return BaseImage(volume=volume, facts=facts)
 

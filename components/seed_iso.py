@@ -21,10 +21,11 @@ class SeedIsoArgs:
     """Arguments of `SeedIso`.
 
     Attributes:
-        file_name: volume name; must differ whenever the content does, for bytes are not compared.
+        file_name: name of the staged ISO; must differ whenever the content does, for bytes are not compared.
         label: ISO label, by which the guest finds it.
         files: text by path within the ISO; may be secret.
         pool: name of the libvirt pool.
+        volume_name: the volume's name where it must outlast a changed content; by default the file's.
         provider: the connection to the host.
     """
 
@@ -32,6 +33,7 @@ class SeedIsoArgs:
     label: str
     files: Mapping[str, pulumi.Input[str]]
     pool: pulumi.Input[str]
+    volume_name: pulumi.Input[str] | None = None
     provider: _libvirt.Provider
 
 
@@ -54,7 +56,7 @@ class SeedIso(pulumi.ComponentResource):
         path = pulumi.Output.unsecret(staged.stdout)
         self.volume = _libvirt.uploaded_volume(
             f"{name}-volume",
-            args.file_name,
+            args.file_name if args.volume_name is None else args.volume_name,
             args.pool,
             source=path,
             volume_format="iso",

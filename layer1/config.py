@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from layer1 import identity
+from layer1 import config_talos, identity
 from layer1.errors import ConfigError
 from layer1.model import (
     FLATCAR_VIRTUAL_GIB,
@@ -33,8 +33,11 @@ from layer1.model import (
     NetworkConfig,
     Node,
     NodeConfig,
+    Os,
+    Role,
     Sized,
     StackConfig,
+    TalosConfig,
 )
 from layer1.paths import REPOSITORY
 from layer1.sshkeys import public_key_problem
@@ -42,7 +45,7 @@ from layer1.values import Hostname, MemoryMib, VirtualCpus
 
 NAMESPACE = "layer1"
 SECRET_KEYS = frozenset({"layer2_ignition"})
-KEYS = frozenset({"defaults", "hosts", "images", "k3s", "network", "nodes", *SECRET_KEYS})
+KEYS = frozenset({"defaults", "hosts", "images", "k3s", "network", "nodes", "talos", *SECRET_KEYS})
 """Every key below `layer1:`."""
 ENVIRONMENT = {"FK_VM_RAM_MB": "memory_mib", "FK_VM_VCPUS": "vcpus"}
 """Environment variables that replace the stack's defaults (whole numbers, MiB)."""
@@ -165,6 +168,7 @@ def load(stack: str, raw: Mapping[str, Any], environment: Mapping[str, str]) -> 
     network = problems.section("network", NetworkConfig, raw, ("cidr",))
     images = problems.section("images", ImagesConfig, raw, ("flatcar", "source"))
     k3s = problems.section("k3s", K3sConfig, raw)
+    talos = problems.section("talos", TalosConfig, raw, ("virtual_ip",))
     defaults = problems.section(
         "defaults", DefaultsConfig, raw, ("ssh_authorized_keys",), ("ssh_authorized_key_files",)
     )
@@ -179,16 +183,25 @@ def load(stack: str, raw: Mapping[str, Any], environment: Mapping[str, str]) -> 
         environment=_defaults_from_environment(environment, problems),
         given_defaults=frozenset(map(str, raw_defaults)) if isinstance(raw_defaults, dict) else frozenset(),
     )
-    if network is not None:
-        _check_network(network, problems)
     nodes = _nodes(raw.get("nodes"), problems)
+    systems = {read.node.os for read in nodes if "os" not in read.wrong}
+    if network is not None:
+        _check_network(network, systems, problems)
     resolved = [_resolve(stack, read, context, problems) for read in nodes]
     complete = tuple(node for node in resolved if node is not None)
     _check_unique(complete, problems)
-    if problems.found or network is None or images is None or k3s is None:
+    if Os.TALOS in systems:
+        _check_talos(talos, context, nodes, complete, problems)
+    if problems.found or network is None or images is None or k3s is None or talos is None:
         raise ConfigError(problems.found)
     return StackConfig(
-        stack=stack, hosts=context.hosts, network=network, images=images, k3s=k3s, nodes=complete
+        stack=stack,
+        hosts=context.hosts,
+        network=network,
+        images=images,
+        k3s=k3s,
+        talos=talos,
+        nodes=complete,
     )
 
 
@@ -304,8 +317,30 @@ def _with_key_files(defaults: DefaultsConfig, problems: _Problems) -> DefaultsCo
     )
 
 
-def _check_network(network: NetworkConfig, problems: _Problems) -> None:
-    for other, what in _CLUSTER_NETWORKS.items():
+def _check_talos(
+    talos: TalosConfig | None,
+    context: _Context,
+    nodes: list[_Read],
+    complete: tuple[Node, ...],
+    problems: _Problems,
+) -> None:
+    if context.images is not None:
+        config_talos.check_images(context.images.talos.schematic, problems.add)
+    roles = [
+        read.node.role
+        for read in nodes
+        if read.node.os == Os.TALOS and not read.wrong & {"os", "role"} and read.node.role is not None
+    ]
+    unsure = any(read.wrong & {"os", "role"} for read in nodes)
+    if talos is not None and roles and not unsure:
+        config_talos.check_cluster(talos, context.network, complete, roles, problems.add)
+
+
+def _check_network(network: NetworkConfig, systems: set[Os], problems: _Problems) -> None:
+    taken = _CLUSTER_NETWORKS if systems != {Os.TALOS} else {}
+    if Os.TALOS in systems:
+        taken = taken | config_talos.NETWORKS
+    for other, what in taken.items():
         if network.network.overlaps(other):
             problems.add(
                 f"{NAMESPACE}:network.cidr", f"overlaps {other}, {what}; take another, such as 10.11.0.0/24"
@@ -350,16 +385,16 @@ def _resolve(stack: str, read: _Read, context: _Context, problems: _Problems) ->
     before = len(problems.found)
     host_name = None if "host" in read.wrong else _host_of(node, place, context, problems)
     disk = _sized("disk_gib", node, place, context)
-    _check_disk(disk, place, context, problems)
-    keys = node.ssh_authorized_keys
-    if keys is None and context.defaults is not None:
-        keys = context.defaults.ssh_authorized_keys
-    if not keys and context.defaults is not None and not read.wrong & {"ssh_authorized_keys", "os"}:
-        problems.add(
-            f"{place}.ssh_authorized_keys",
-            "needs at least one SSH public key, here or in layer1:defaults.ssh_authorized_keys; "
-            "nobody could log in otherwise (passwords are off)",
-        )
+    memory = _sized("memory_mib", node, place, context)
+    keys: list[str] = []
+    if node.os == Os.TALOS:
+        if "role" not in read.wrong:
+            config_talos.check_node(node, place, memory, disk, problems.add)
+    else:
+        _check_disk(disk, place, context, problems)
+        keys = _ssh_keys(read, context, problems)
+        if node.role not in (None, Role.SERVER):
+            problems.add(f"{place}.role", "is Talos'; a Flatcar node is a server, and needs no role")
     _check_arch(node, place, host_name, context, problems)
     _check_disks(node, place, problems)
     ip = _address(stack, node, place, context, problems)
@@ -369,21 +404,35 @@ def _resolve(stack: str, read: _Read, context: _Context, problems: _Problems) ->
         key=place,
         name=node.name,
         os=node.os,
+        role=node.role or Role.SERVER,
         host_name=host_name,
         arch=node.arch,
         firmware=node.firmware or (Firmware.UEFI if node.arch == Arch.AARCH64 else Firmware.BIOS),
         ip=ip,
         mac=identity.mac_address(stack, node.name),
         uuid=identity.domain_uuid(stack, node.name),
-        memory_mib=_sized("memory_mib", node, place, context),
+        memory_mib=memory,
         vcpus=_sized("vcpus", node, place, context),
         disk_gib=disk,
-        ssh_authorized_keys=tuple(keys or ()),
+        ssh_authorized_keys=tuple(keys),
         updates=node.updates,
         data_disks=tuple(node.data_disks),
         passthrough_disks=tuple(node.passthrough_disks),
         ready_timeout_s=(context.defaults or DefaultsConfig()).ready_timeout_s,
     )
+
+
+def _ssh_keys(read: _Read, context: _Context, problems: _Problems) -> list[str]:
+    keys = read.node.ssh_authorized_keys
+    if keys is None and context.defaults is not None:
+        keys = context.defaults.ssh_authorized_keys
+    if not keys and context.defaults is not None and not read.wrong & {"ssh_authorized_keys", "os"}:
+        problems.add(
+            f"{read.place}.ssh_authorized_keys",
+            "needs at least one SSH public key, here or in layer1:defaults.ssh_authorized_keys; "
+            "nobody could log in otherwise (passwords are off)",
+        )
+    return keys or []
 
 
 def _host_of(node: NodeConfig, place: str, context: _Context, problems: _Problems) -> str | None:
@@ -427,7 +476,8 @@ def _check_arch(
         return
     if node.firmware == Firmware.BIOS:
         problems.add(f"{place}.firmware", "must be uefi on aarch64, which has no BIOS")
-    if context.images is not None and context.images.flatcar.source == ImageSource.PRACTICE:
+    practice = context.images is not None and context.images.flatcar.source == ImageSource.PRACTICE
+    if practice and node.os == Os.FLATCAR:
         problems.add(
             f"{place}.arch", "must be x86_64 with the practice image, which is built for x86_64 alone"
         )

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from layer1.model import Node, StackConfig
+from layer1.model import Node, Os, StackConfig
 from layer1.walls import walls
 
 SCHEMA_VERSION = 1
@@ -44,7 +44,7 @@ class PathsOutput(_Contract):
 
 
 class NodeOutput(_Contract):
-    """One node, for Layer 2."""
+    """One node, for Layer 2; a Talos node has no SSH, no k3s and no path to write to."""
 
     name: str
     os: str
@@ -54,10 +54,10 @@ class NodeOutput(_Contract):
     mac: str
     uuid: str
     domain: str
-    ssh_user: str
-    ssh_host_key: str
-    paths: PathsOutput
-    k3s_version: str
+    ssh_user: str | None
+    ssh_host_key: str | None
+    paths: PathsOutput | None
+    k3s_version: str | None
     image: ImageOutput
     walls: dict[str, WallOutput]
 
@@ -71,22 +71,24 @@ class Layer1Outputs(_Contract):
 
 
 def node_output(
-    stack: StackConfig, node: Node, *, domain: str, ssh_host_key: str, image: dict[str, Any]
+    stack: StackConfig, node: Node, *, domain: str, ssh_host_key: str | None, image: dict[str, Any]
 ) -> dict[str, Any]:
     """Make one node's part of the output, checked by its own model."""
+    flatcar = node.os == Os.FLATCAR
+    paths = PathsOutput(k3s_config_directory=CONFIG_DIRECTORY, k3s_config=CONFIG_FILE)
     return NodeOutput(
         name=node.name,
         os=node.os,
-        role="server",
+        role=node.role,
         host=node.host_name,
         address=node.ip,
         mac=node.mac,
         uuid=node.uuid,
         domain=domain,
-        ssh_user="core",
+        ssh_user="core" if flatcar else None,
         ssh_host_key=ssh_host_key,
-        paths=PathsOutput(k3s_config_directory=CONFIG_DIRECTORY, k3s_config=CONFIG_FILE),
-        k3s_version=stack.k3s.version,
+        paths=paths if flatcar else None,
+        k3s_version=stack.k3s.version if flatcar else None,
         image=ImageOutput.model_validate(image),
         walls={
             wall.name: WallOutput(on=wall.on, text=wall.text, key=wall.key) for wall in walls(stack, node)

@@ -22,13 +22,14 @@ def hard_limit_mib(memory_mib: int) -> int:
     return memory_mib + max(memory_mib // 4, _OVERHEAD_MIN_MIB)
 
 
-def domain_sheet(node: Node, host: HostConfig, pool_directory: str) -> str:
+def domain_sheet(node: Node, host: HostConfig, pool_directory: str, virtual_ip: str | None = None) -> str:
     """Render a node's domain sheet.
 
     Args:
         node: the node.
         host: the host that it runs on.
         pool_directory: the absolute path of the directory that holds the node's volumes.
+        virtual_ip: an address that the node may hold besides its own.
 
     Returns:
         XSLT, canonical: comments and indentation of the template do not change it.
@@ -39,6 +40,7 @@ def domain_sheet(node: Node, host: HostConfig, pool_directory: str) -> str:
         {
             "uuid": node.uuid,
             "ip": node.ip,
+            "virtual-ip": virtual_ip or "",
             "pool-path": pool_directory,
             "accel": str(host.accel),
             "arch": str(node.arch),

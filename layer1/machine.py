@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from layer1 import identity
 from layer1.domain_sheet import domain_sheet
-from layer1.model import Accel, Arch, Firmware, NetworkMode, Node, StackConfig
+from layer1.model import Accel, Arch, Firmware, NetworkMode, Node, Role, StackConfig
 
 _MACHINE = {Arch.X86_64: "q35", Arch.AARCH64: "virt"}
 _FIRMWARE = {
@@ -70,7 +70,12 @@ def machine(stack: StackConfig, node: Node) -> Machine:
         mac=node.mac.upper(),  # as the provider reads it back
         data_disks=tuple(disk.name for disk in node.data_disks),
         passthrough_disks=node.passthrough_disks,
-        sheet=domain_sheet(node, host, pool_directory(stack, node.host_name)),
+        sheet=domain_sheet(
+            node,
+            host,
+            pool_directory(stack, node.host_name),
+            stack.talos.virtual_ip if node.role == Role.CONTROLPLANE else None,
+        ),
     )
 
 

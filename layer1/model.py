@@ -15,13 +15,19 @@ from layer1.values import (
     DiskGib,
     Flag,
     Hostname,
+    HostOrAddress,
     K3sVersion,
     KeyFile,
+    KubernetesVersion,
     LibvirtUri,
     MemoryMib,
     NetworkCidr,
+    NetworkOrAddress,
     PublicKey,
+    Registry,
+    SchematicFile,
     Seconds,
+    TalosVersion,
     Url,
     Version,
     VirtualCpus,
@@ -31,6 +37,9 @@ from layer1.values import (
 
 FLATCAR_VIRTUAL_GIB = 13
 """Smallest whole GiB that holds Flatcar's disk of 25,661,440 blocks of 512 bytes (disk_layout.json)."""
+TALOS_DISK_GIB = 10
+TALOS_MEMORY_MIB = {"controlplane": 2048, "worker": 1024}
+"""What Talos needs at least (docs.siderolabs.com, system requirements of v1.13)."""
 
 
 class Accel(StrEnum):
@@ -72,6 +81,29 @@ class Os(StrEnum):
     """The node's operating system."""
 
     FLATCAR = "flatcar"
+    TALOS = "talos"
+
+
+class Role(StrEnum):
+    """What a node is in its cluster; a Flatcar node is a k3s server."""
+
+    SERVER = "server"
+    CONTROLPLANE = "controlplane"
+    WORKER = "worker"
+
+
+class TalosDisk(StrEnum):
+    """How the Image Factory packs the disk."""
+
+    QCOW2 = "qcow2"
+    RAW_XZ = "raw.xz"
+
+
+class Encryption(StrEnum):
+    """What the keys of Talos' STATE and EPHEMERAL come from: nothing, or the machine's UUID."""
+
+    NONE = "none"
+    NODE_ID = "node-id"
 
 
 class Arch(StrEnum):
@@ -96,14 +128,12 @@ class UpdateStrategy(StrEnum):
     REBOOT = "reboot"
 
 
-_NOT_YET = "is planned, not in this version; use flatcar"
 _REFUSED_OS = {
     "bottlerocket": "Bottlerocket is not covered: it has no k3s, and its last bare-metal variant ended with "
     "Kubernetes 1.29; use flatcar",
     "microos": "openSUSE MicroOS is not covered: its read-only root is a property of the file system "
     "that root can lift, not a verified image; use flatcar",
-    "talos": _NOT_YET,
-    "k3s-pios": _NOT_YET,
+    "k3s-pios": "is planned, not in this version; use flatcar or talos",
 }
 
 
@@ -170,10 +200,50 @@ class FlatcarImageConfig(Model):
     base_url: Url = "https://stable.release.flatcar-linux.net"
 
 
+class TalosImageConfig(Model):
+    """Which Talos image the nodes start from, and what their upgrades bring: both of one schematic.
+
+    A new version upgrades running nodes in place; it never replaces a disk.
+    """
+
+    version: TalosVersion = "v1.13.4"
+    schematic: SchematicFile = "schematic.yaml"
+    disk: Annotated[
+        TalosDisk, one_of(TalosDisk, **{"raw.zst": "cannot be unpacked here; use qcow2 or raw.xz"})
+    ] = TalosDisk.QCOW2
+    base_url: Url = "https://factory.talos.dev"
+    registry: Registry = "factory.talos.dev"
+
+
 class ImagesConfig(Model):
     """The images by operating system."""
 
     flatcar: FlatcarImageConfig = FlatcarImageConfig()
+    talos: TalosImageConfig = TalosImageConfig()
+
+
+class TalosConfig(Model):
+    """The stack's Talos cluster; its nodes are those with `os: talos`.
+
+    `endpoint` is where the Kubernetes API is: by default the virtual address, else the first control plane.
+    Empty `nameservers` and `time_servers` mean the host, `operator_networks` likewise: who may ask the APIs.
+    """
+
+    cluster_name: Hostname = "talos"
+    endpoint: HostOrAddress | None = None
+    virtual_ip: Address | None = None
+    kubernetes_version: KubernetesVersion | None = None
+    encryption: Annotated[
+        Encryption,
+        one_of(
+            Encryption,
+            tpm="needs Secure Boot and a vTPM, which are planned, not in this version; use node-id",
+        ),
+    ] = Encryption.NODE_ID
+    nameservers: list[Address] = Field(default_factory=list)
+    time_servers: list[HostOrAddress] = Field(default_factory=list)
+    operator_networks: list[NetworkOrAddress] = Field(default_factory=list)
+    bootstrap_timeout_s: Seconds = 900
 
 
 class K3sConfig(Model):
@@ -214,6 +284,13 @@ class NodeConfig(Model):
 
     name: Hostname
     os: Annotated[Os, one_of(Os, **_REFUSED_OS)]
+    role: (
+        Annotated[
+            Role,
+            one_of(Role, agent="is planned, not in this version; a Flatcar node is a server"),
+        ]
+        | None
+    ) = None
     host: Hostname | None = None
     arch: Annotated[Arch, one_of(Arch)] = Arch.X86_64
     firmware: Annotated[Firmware, one_of(Firmware)] | None = None
@@ -243,6 +320,7 @@ class Node(Model):
     key: str
     name: str
     os: Os
+    role: Role
     host_name: str
     arch: Arch
     firmware: Firmware
@@ -267,4 +345,9 @@ class StackConfig(Model):
     network: NetworkConfig
     images: ImagesConfig
     k3s: K3sConfig
+    talos: TalosConfig
     nodes: tuple[Node, ...]
+
+    def of(self, os: Os) -> tuple[Node, ...]:
+        """The nodes with that operating system."""
+        return tuple(node for node in self.nodes if node.os == os)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from layer1.model import Sized, StackConfig
+from layer1.model import Node, Os, Sized, StackConfig
 from layer1.walls import weaker
 
 
 def _said(number: Sized, unit: str) -> str:
     return f"{number.value} {unit} ({number.origin})"
+
+
+def _system(stack: StackConfig, node: Node) -> str:
+    if node.os == Os.TALOS:
+        return f"{node.os} {stack.images.talos.version} {node.role}"
+    return f"{node.os} ({stack.images.flatcar.source})"
 
 
 def plan_lines(stack: StackConfig) -> list[str]:
@@ -16,7 +22,7 @@ def plan_lines(stack: StackConfig) -> list[str]:
     for node in stack.nodes:
         host = stack.hosts[node.host_name]
         lines.append(
-            f"{node.name}: {node.os} ({stack.images.flatcar.source}) on {node.host_name}, {node.ip}, "
+            f"{node.name}: {_system(stack, node)} on {node.host_name}, {node.ip}, "
             f"{_said(node.memory_mib, 'MiB')}, {_said(node.vcpus, 'vCPUs')}, "
             f"{_said(node.disk_gib, 'GiB disk')}, {node.firmware}, {host.accel}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from layer1.errors import ImageError
 from layer1.images import artefact, store
 from layer1.images.download import OnProgress, ignore_progress
 from layer1.images.lockfile import LockFile
-from layer1.model import Arch, ImageSource, Node, StackConfig
+from layer1.model import Arch, ImageSource, Node, Os, StackConfig
 from layer1.paths import ASSETS, cache_dir
 
 LOCK_FILE = ASSETS / "images.lock.yaml"
@@ -34,6 +35,16 @@ def image_request(stack: StackConfig, node: Node) -> dict[str, str]:
     Raises:
         ImageError: the practice image is asked for and was not built.
     """
+    if node.os == Os.TALOS:
+        talos = stack.images.talos
+        return {
+            "kind": "talos",
+            "version": talos.version,
+            "arch": _ARCH[node.arch],
+            "schematic": talos.schematic,
+            "disk": str(talos.disk),
+            "base_url": talos.base_url,
+        }
     image = stack.images.flatcar
     if image.source == ImageSource.PRACTICE:
         built = _built()
@@ -66,20 +77,68 @@ def wanted(request: dict[str, str]) -> artefact.Artefact:
                 "the practice image was built anew since this plan was made; run `make up` again"
             )
         return built
+    if request["kind"] == "talos":
+        return artefact.talos(
+            request["version"],
+            request["arch"],
+            schematic_file=ASSETS / "talos" / request["schematic"],
+            disk=request["disk"],
+            base_url=request["base_url"],
+        )
     return artefact.flatcar(
         request["version"], request["arch"], request["flavour"], base_url=request["base_url"]
     )
 
 
-def base_volume_name(request: dict[str, str]) -> str:
-    """Name the base volume of an image by what it is; a pinned digest is part of the name.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImagePlan:
+    """An image on a host.
 
-    An official image that only a signature covers has no digest before it is fetched.
+    Attributes:
+        key: what names its resources; the same for all nodes that start from it.
+        request: the request of the task `image`.
+        file_name: the base volume's name; a pinned digest is part of it. An official image that only a
+            signature covers has no digest before it is fetched.
+        volume_format: in libvirt's words.
+        outlives: whether the base volume stays when a newer version takes its place: running Talos nodes
+            are upgraded in place, and their disks stand on it.
     """
+
+    key: str
+    request: dict[str, str]
+    file_name: str
+    volume_format: str
+    outlives: bool
+
+
+def image_plan(stack: StackConfig, node: Node) -> ImagePlan:
+    """Plan the image of a node."""
+    request = image_request(stack, node)
     thing = wanted(request)
     entry = LockFile.load(LOCK_FILE).entries.get(thing.name)
     digest = thing.sha512 or (entry.sha512 if entry else None)
-    return thing.name.replace("/", "-") + (f"-{digest[:12]}" if digest else "") + ".qcow2"
+    talos = request["kind"] == "talos"
+    key = (request["kind"], *((request["version"],) if talos else ()), request.get("arch", "amd64"))
+    return ImagePlan(
+        key="-".join(key),
+        request=request,
+        file_name=thing.name.replace("/", "-")
+        + (f"-{digest[:12]}" if digest else "")
+        + f".{thing.file_format}",
+        volume_format=thing.file_format,
+        outlives=talos,
+    )
+
+
+def unpinned(stack: StackConfig) -> list[str]:
+    """Say which command pins each image that nobody signs and nobody pinned; `up` would stop there."""
+    entries = LockFile.load(LOCK_FILE).entries
+    found = {}
+    for node in stack.of(Os.TALOS):
+        thing = wanted(image_request(stack, node))
+        if thing.name not in entries:
+            found[thing.name] = f"{thing.name} is not pinned, and nobody signs it: {thing.command('pin')}"
+    return list(found.values())
 
 
 def ensure_image(request: dict[str, str], on_progress: OnProgress = ignore_progress) -> dict[str, Any]:

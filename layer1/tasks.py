@@ -12,6 +12,7 @@ from typing import Any
 
 from layer1 import ignition, node_ready, seed_iso, supply, virsh
 from layer1.errors import Layer1Error, RenderError
+from layer1.talos import tasks as talos_tasks
 
 Request = dict[str, Any]
 
@@ -57,6 +58,15 @@ def _node_ready(request: Request) -> str:
     return json.dumps(node_ready.wait(node_ready.Target(**request)))
 
 
+def _nothing(_request: Request) -> str:
+    return ""
+
+
+def _drop_bases(request: Request) -> str:
+    virsh.drop_volumes(request["uri"], request["pool"], request["prefix"])
+    return ""
+
+
 TASKS: dict[str, Callable[[Request], str]] = {
     "image": _image,
     "ignition": _ignition,
@@ -67,6 +77,9 @@ TASKS: dict[str, Callable[[Request], str]] = {
     "reserve-address": _reserve_address,
     "release-address": _release_address,
     "node-ready": _node_ready,
+    "keep-bases": _nothing,
+    "drop-bases": _drop_bases,
+    **talos_tasks.TASKS,
 }
 
 

@@ -64,6 +64,44 @@ def _k3s_version_problem(value: str) -> str | None:
     return "must be a full k3s release such as v1.36.4+k3s1 (a channel would change nodes by surprise)"
 
 
+def _talos_version_problem(value: str) -> str | None:
+    if re.fullmatch(r"v1\.13\.[0-9]{1,3}", value):
+        return None
+    return "must be a v1.13 release such as v1.13.4; the patches in assets/talos are written for v1.13"
+
+
+def _kubernetes_version_problem(value: str) -> str | None:
+    if re.fullmatch(r"1\.[0-9]{1,3}\.[0-9]{1,3}", value):
+        return None
+    return "must be a Kubernetes release such as 1.36.0, without a v"
+
+
+def _schematic_file_problem(value: str) -> str | None:
+    if re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}\.yaml", value):
+        return None
+    return "must be the name of a file in assets/talos, such as schematic.yaml"
+
+
+def _host_or_address_problem(value: str) -> str | None:
+    if _address_problem(value) is None or re.fullmatch(f"{_LABEL.pattern}(\\.{_LABEL.pattern})*", value):
+        return None
+    return "must be a host name or an IPv4 address, without scheme and port"
+
+
+def _network_or_address_problem(value: str) -> str | None:
+    try:
+        IPv4Network(value)
+    except ValueError:
+        return "must be an IPv4 address or a network such as 10.11.0.0/24"
+    return None
+
+
+def _registry_problem(value: str) -> str | None:
+    if re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+([._-][a-z0-9]+)*)*", value):
+        return None
+    return "must be a registry's host and maybe a path, without scheme"
+
+
 def _path_problem(value: str) -> str | None:
     if _PATH.fullmatch(value) and ".." not in value.split("/"):
         return None
@@ -236,3 +274,9 @@ MemoryMib = Annotated[int, whole_number("MiB", 512, 1024 * 1024)]
 VirtualCpus = Annotated[int, whole_number("vCPUs", 1, 256)]
 Seconds = Annotated[int, whole_number("seconds", 30, 7200)]
 DiskGib = Annotated[int, whole_number("GiB", 1, 16384)]
+TalosVersion = Annotated[str, BeforeValidator(_text(_talos_version_problem))]
+KubernetesVersion = Annotated[str, BeforeValidator(_text(_kubernetes_version_problem))]
+SchematicFile = Annotated[str, BeforeValidator(_text(_schematic_file_problem))]
+HostOrAddress = Annotated[str, BeforeValidator(_text(_host_or_address_problem))]
+NetworkOrAddress = Annotated[str, BeforeValidator(_text(_network_or_address_problem))]
+Registry = Annotated[str, BeforeValidator(_text(_registry_problem))]

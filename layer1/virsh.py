@@ -86,3 +86,11 @@ def domain_state(uri: str, domain: str) -> str:
     """Return a domain's state as libvirt words it (`running`, `shut off`), or `gone`."""
     result = virsh(uri, "domstate", domain, "--reason")
     return result.stdout.strip() if result.returncode == 0 else "gone"
+
+
+def drop_volumes(uri: str, pool: str, prefix: str) -> None:
+    """Remove the volumes of a pool whose names begin with `prefix`; a pool that is gone has none."""
+    for line in virsh(uri, "vol-list", pool).stdout.splitlines():
+        name = line.split()[0] if line.strip() else ""
+        if name.startswith(prefix):
+            _demand(uri, "vol-delete", "--pool", pool, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from layer1.model import Accel, ImageSource, Node, StackConfig, Svirt
+from layer1.model import Accel, ImageSource, Node, Os, Role, StackConfig, Svirt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +50,29 @@ def walls(stack: StackConfig, node: Node) -> tuple[Wall, ...]:
             "a runaway QEMU can take the host's memory",
             f"{host_key}.memory_hard_limit",
         ),
+        *(_talos_walls() if node.os == Os.TALOS else _flatcar_walls(stack, node)),
+        _wall(
+            "device_model", True, "virtio and one read-only CD-ROM; no USB, sound, screen, console or agent"
+        ),
+        _wall("traffic_filter", True, f"frames leave only from {node.mac} and {_addresses(stack, node)}"),
+    )
+
+
+def _addresses(stack: StackConfig, node: Node) -> str:
+    virtual = stack.talos.virtual_ip if node.role == Role.CONTROLPLANE else None
+    return f"{node.ip} and the virtual address {virtual}" if virtual else node.ip
+
+
+def _talos_walls() -> tuple[Wall, ...]:
+    return (
+        _wall("image_pinned", True, "the image has the pinned digest; the public factory signs nothing"),
+        _wall("immutable_root", True, "the root is a read-only image; /etc and /usr cannot be changed"),
+        _wall("no_shell", True, "no SSH, no shell, no console; an API over mutual TLS alone"),
+    )
+
+
+def _flatcar_walls(stack: StackConfig, node: Node) -> tuple[Wall, ...]:
+    return (
         _wall(
             "image_signature",
             stack.images.flatcar.source == ImageSource.OFFICIAL,
@@ -62,10 +85,6 @@ def walls(stack: StackConfig, node: Node) -> tuple[Wall, ...]:
             True,
             f"updates: {node.updates} (who reboots is decided)",
         ),
-        _wall(
-            "device_model", True, "virtio and one read-only CD-ROM; no USB, sound, screen, console or agent"
-        ),
-        _wall("traffic_filter", True, f"frames leave only from {node.mac} and {node.ip}"),
         _wall("immutable_usr", True, "/usr is verified by dm-verity and read-only, for root too"),
         _wall("ssh_keys_only", True, "no password and no root login; the host key is the stack's own"),
     )

@@ -8,6 +8,7 @@
 <xsl:stylesheet version="1.0" xmlns:xsl="http://www.w3.org/1999/XSL/Transform">
   <xsl:param name="uuid"/>
   <xsl:param name="ip"/>
+  <xsl:param name="virtual-ip"/>
   <xsl:param name="pool-path"/>
   <xsl:param name="accel"/>
   <xsl:param name="arch"/>
@@ -86,7 +87,11 @@
     <xsl:copy>
       <xsl:apply-templates select="@*|node()"/>
       <rom enabled="no"/>
-      <filterref filter="clean-traffic"><parameter name="IP" value="{$ip}"/></filterref>
+      <filterref filter="clean-traffic">
+        <parameter name="IP" value="{$ip}"/>
+        <!-- Shared with the other control planes: whoever holds it answers for it. -->
+        <xsl:if test="$virtual-ip != ''"><parameter name="IP" value="{$virtual-ip}"/></xsl:if>
+      </filterref>
     </xsl:copy>
   </xsl:template>
 

@@ -1,0 +1,168 @@
+"""TalosNode: Talos Linux in a hardened libvirt domain; part of a TalosCluster."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pulumi
+
+from components import _commands, _libvirt
+from components._options import child_of
+from components.hypervisor import BaseImage, Hypervisor
+from components.seed_iso import SeedIso, SeedIsoArgs
+from layer1 import contract, identity
+from layer1.machine import machine, pool_directory
+from layer1.model import Node, StackConfig
+from layer1.talos import seed as talos_seed
+from layer1.talos import stack as talos_stack
+
+TOKEN = "layer1:index:TalosNode"  # noqa: S105 - a Pulumi type token
+_GIB = 1024**3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TalosNodeArgs:
+    """Arguments of `TalosNode`.
+
+    Attributes:
+        stack: the checked configuration.
+        node: which of its nodes.
+        hypervisor: the host that it runs on.
+        image: the image that it starts from.
+        secrets: the cluster's secrets; secret.
+        talosconfig: the operator's access; secret.
+    """
+
+    stack: StackConfig
+    node: Node
+    hypervisor: Hypervisor
+    image: BaseImage
+    secrets: pulumi.Output[str]
+    talosconfig: pulumi.Output[str]
+
+
+class TalosNode(pulumi.ComponentResource):
+    """One node: its machine config, seed, root disk, domain, and the config it runs with."""
+
+    node: pulumi.Output[dict[str, Any]]
+    """The node's part of the stack's output `layer1`."""
+    applied: pulumi.Resource
+    """There once the node's API has answered and taken its machine config."""
+
+    def __init__(self, name: str, args: TalosNodeArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__(TOKEN, name, None, opts)
+        node, host = args.node, args.hypervisor
+        described = machine(args.stack, node)
+        spec = talos_stack.machine_spec(args.stack, node)
+
+        # Validated by talosctl before any domain exists.
+        config = _commands.task(
+            f"{name}-config",
+            "talos-config",
+            {
+                "secrets": args.secrets,
+                "cluster": asdict(talos_stack.cluster_spec(args.stack)),
+                "machine": asdict(spec),
+            },
+            opts=child_of(self),
+        )
+        # Talos reads the seed on its first boot alone; later configs go by its API. So a changed seed is
+        # uploaded under the same name, for a root disk to come, and replaces nothing.
+        seed_name = f"{node.name}-seed.iso"
+        seed = SeedIso(
+            f"{name}-seed",
+            SeedIsoArgs(
+                file_name=pulumi.Output.unsecret(
+                    config.stdout.apply(lambda text: f"{node.name}-seed-{identity.content_id(text)}.iso")
+                ),
+                volume_name=seed_name,
+                label=talos_seed.LABEL,
+                files={path: self._seed_file(config.stdout, path, args) for path in talos_seed.FILES},
+                pool=host.pool.name,
+                provider=host.provider,
+            ),
+            child_of(self),
+        )
+        root = _libvirt.disk_volume(
+            f"{name}-root",
+            f"{node.name}-root.qcow2",
+            host.pool.name,
+            size_bytes=node.disk_gib.value * _GIB,
+            base=args.image.volume,
+            opts=child_of(
+                self,
+                provider=host.provider,
+                delete_before_replace=True,
+                # A new version upgrades the node in place; its disk stays on the image it began with.
+                ignore_changes=["baseVolumeId"],
+            ),
+        )
+        data = [
+            _libvirt.disk_volume(
+                f"{name}-data-{disk.name}",
+                f"{node.name}-data-{disk.name}.qcow2",
+                host.pool.name,
+                size_bytes=disk.size_gib * _GIB,
+                base=None,
+                # The operator's data: never replaced or removed by a plan.
+                opts=child_of(self, provider=host.provider, protect=True, retain_on_delete=True),
+            )
+            for disk in node.data_disks
+        ]
+        reservation = _commands.task(
+            f"{name}-address",
+            "reserve-address",
+            {
+                "uri": host.uri,
+                "network": host.network.name,
+                "mac": node.mac,
+                "ip": node.ip,
+                "name": node.name,
+            },
+            undo="release-address",
+            triggers=[node.mac, node.ip, host.network.id],
+            opts=child_of(self, delete_before_replace=True),
+        )
+        domain = _libvirt.domain(
+            f"{name}-domain",
+            described,
+            _libvirt.DomainParts(
+                # By its path, which does not change when the seed does.
+                seed_id=f"{pool_directory(args.stack, node.host_name)}/{seed_name}",
+                disks=[root, *data],
+                network=host.network,
+            ),
+            child_of(
+                self,
+                provider=host.provider,
+                delete_before_replace=True,
+                replace_with=[root, host.network],
+                depends_on=[seed.volume, reservation.resource],
+            ),
+        )
+        self.applied = _commands.task(
+            f"{name}-applied",
+            "talos-apply",
+            {
+                "talosconfig": args.talosconfig,
+                "node": node.ip,
+                "config": config.stdout,
+                "timeout_s": args.stack.talos.bootstrap_timeout_s,
+            },
+            triggers=[described.digest, root.id, host.network.id],
+            opts=child_of(self, depends_on=[domain]),
+        ).resource
+        self.node = pulumi.Output.all(args.image.facts, self.applied.id).apply(
+            lambda parts: contract.node_output(
+                args.stack, node, domain=described.domain_name, ssh_host_key=None, image=parts[0]
+            )
+        )
+        self.register_outputs({"node": self.node})
+
+    @staticmethod
+    def _seed_file(config: pulumi.Output[str], path: str, args: TalosNodeArgs) -> pulumi.Output[str]:
+        spec = talos_stack.machine_spec(args.stack, args.node)
+        return _commands.secret_text(
+            config.apply(lambda text: talos_seed.files(text, spec, args.node.uuid)[path])
+        )

@@ -1,0 +1,83 @@
+"""The tasks of the Talos path, as `layer1.tasks` runs them: a JSON request in, a text out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from layer1.talos import api, apply, machine_config
+from layer1.talos.machine_config import ClusterSpec, Encryption, MachineSpec, Role
+
+Request = dict[str, Any]
+
+
+def _cluster(raw: Request) -> ClusterSpec:
+    lists = ("control_planes", "workers", "operator_networks")
+    typed: dict[str, Any] = {key: tuple(value) if key in lists else value for key, value in raw.items()}
+    return ClusterSpec(**typed)
+
+
+def _machine(raw: Request) -> MachineSpec:
+    lists = ("nameservers", "time_servers")
+    typed: dict[str, Any] = {key: tuple(value) if key in lists else value for key, value in raw.items()}
+    typed |= {"role": Role(raw["role"]), "encryption": Encryption(raw["encryption"])}
+    return MachineSpec(**typed)
+
+
+def _secrets(request: Request) -> str:
+    return machine_config.generate_secrets(request["talos_version"])
+
+
+def _talosconfig(request: Request) -> str:
+    return machine_config.talosconfig(request["secrets"], _cluster(request["cluster"]))
+
+
+def _config(request: Request) -> str:
+    config = machine_config.generate_config(
+        request["secrets"], _cluster(request["cluster"]), _machine(request["machine"])
+    )
+    machine_config.validate(config)
+    return config
+
+
+def _apply(request: Request) -> str:
+    apply.apply_config(request["talosconfig"], request["node"], request["config"], request["timeout_s"])
+    return ""
+
+
+def _bootstrap(request: Request) -> str:
+    api.bootstrap(request["talosconfig"], request["node"], request["timeout_s"])
+    return ""
+
+
+def _health(request: Request) -> str:
+    api.wait_healthy(
+        request["talosconfig"], request["control_planes"], request["workers"], request["timeout_s"]
+    )
+    return ""
+
+
+def _upgrade(request: Request) -> str:
+    done = api.upgrade_all(
+        request["talosconfig"],
+        request["control_planes"],
+        request["workers"],
+        request["installers"],
+        timeout_s=request["timeout_s"],
+    )
+    return "\n".join(done)
+
+
+def _kubeconfig(request: Request) -> str:
+    return api.kubeconfig(request["talosconfig"], request["node"])
+
+
+TASKS = {
+    "talos-secrets": _secrets,
+    "talos-talosconfig": _talosconfig,
+    "talos-config": _config,
+    "talos-apply": _apply,
+    "talos-bootstrap": _bootstrap,
+    "talos-health": _health,
+    "talos-upgrade": _upgrade,
+    "talos-kubeconfig": _kubeconfig,
+}
