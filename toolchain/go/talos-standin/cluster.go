@@ -38,6 +38,7 @@ const (
 	upgradeInstallFail = "install fails"
 	upgradeRollsBack   = "rolls back"
 	upgradeLost        = "lost"
+	upgradeUnheard     = "unheard" // works, but who watches from elsewhere is not told
 )
 
 const controlPlane = "controlplane"

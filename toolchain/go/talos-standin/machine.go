@@ -188,7 +188,8 @@ func (a *apid) Read(request *machine.ReadRequest, stream grpc.ServerStreamingSer
 
 // Events sends an empty event first; asked for the past, it tells that the machine is ready.
 func (a *apid) Events(request *machine.EventsRequest, stream grpc.ServerStreamingServer[machine.Event]) error {
-	if _, err := a.one(stream.Context()); err != nil {
+	n, err := a.one(stream.Context())
+	if err != nil {
 		return err
 	}
 	if err := stream.Send(&machine.Event{}); err != nil {
@@ -210,9 +211,13 @@ func (a *apid) Events(request *machine.EventsRequest, stream grpc.ServerStreamin
 			return err
 		}
 	}
+	gone := n.server.gone.Done()
+	if n.Upgrade == upgradeUnheard {
+		gone = nil
+	}
 	select {
 	case <-stream.Context().Done():
-	case <-a.gone.Done():
+	case <-gone:
 	}
 	return status.Error(codes.Unavailable, "the node goes down")
 }

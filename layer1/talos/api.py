@@ -1,0 +1,492 @@
+"""A Talos cluster's life by the real talosctl: bootstrap, health, kubeconfig, upgrade, a member's leave.
+
+Each function may be run again after any end. Errors carry the node's last answer, never a secret.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from layer1.errors import NodeError
+from layer1.talos.talosctl_api import CALL_S, Answer, Deadline, Talosctl, session, unreachable
+
+_POLL_S = 3.0
+# `talosctl health` runs in rounds, so that what cannot mend is told before the whole time is over.
+_ROUND_S = 60.0
+_DRAIN_S = 300.0
+_SECOND_LOOK_S = 15.0
+
+_SERVICES = "services.v1alpha1.talos.dev"
+_VERSIONS = "versions.runtime.talos.dev"
+_EXTENSIONS = "extensionstatuses.runtime.talos.dev"
+
+_IMAGE = re.compile(r"(?P<name>[^@]+?):(?P<version>v\d+\.\d+\.\d+[0-9A-Za-z.-]*)(?:@sha256:[0-9a-f]{64})?")
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What a node runs; an image of no factory has no schematic."""
+
+    version: str
+    schematic: str | None
+
+    def __str__(self) -> str:
+        """Return both as an error shows them."""
+        return f"{self.version}, schematic {self.schematic[:12]}…" if self.schematic else self.version
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """How taking a control plane out of etcd ended.
+
+    Attributes:
+        done: etcd no longer has the member, as far as anybody can tell.
+        said: what happened, in a sentence; a warning where `done` is false.
+    """
+
+    done: bool
+    said: str
+
+
+def bootstrap(talosconfig: str, node: str, timeout_s: float) -> None:
+    """Form etcd on one control plane, once; done before and healthy is success.
+
+    Args:
+        talosconfig: the cluster's; secret.
+        node: address of the only node that is ever bootstrapped.
+        timeout_s: seconds to wait until the node is up, lets itself be bootstrapped, and its etcd is healthy.
+
+    Raises:
+        NodeError: not in time, or never: a worker, another cluster's node, one without a machine config.
+    """
+    deadline = Deadline(timeout_s)
+    with session(talosconfig) as talosctl:
+        answer = _retry(
+            talosctl,
+            node,
+            deadline,
+            "not bootstrapped",
+            lambda: talosctl.ask("bootstrap", node=node, timeout_s=deadline.limit(CALL_S)),
+        )
+        before = "its etcd has data from before, but" if answer.already else "bootstrapped, but"
+        _retry(
+            talosctl, node, deadline, f"{before} etcd is not healthy", lambda: _etcd(talosctl, node, deadline)
+        )
+
+
+def wait_healthy(
+    talosconfig: str, control_planes: Sequence[str], workers: Sequence[str], timeout_s: float
+) -> None:
+    """Wait until etcd, Talos and Kubernetes are well on exactly these nodes.
+
+    `talosctl health` does it from here, so that Kubernetes' endpoint is proven as well: etcd's service and
+    member list on each control plane, apid, kubelet, the boot sequence, and that Kubernetes has these nodes
+    and no others, all ready and schedulable.
+
+    Raises:
+        NodeError: not in time; with the check that failed and the nodes that talosctl names.
+    """
+    deadline = Deadline(timeout_s)
+    with session(talosconfig) as talosctl:
+        while True:
+            round_s = deadline.limit(_ROUND_S)
+            arguments = ["health", "--server=false", f"--wait-timeout={round_s:.0f}s"]
+            arguments += [f"--control-plane-nodes={','.join(control_planes)}"]
+            arguments += [f"--worker-nodes={','.join(workers)}"] if workers else []
+            answer = talosctl.ask(*arguments, node=None, via=control_planes, timeout_s=round_s + 15)
+            if answer.good:
+                return
+            problem = _sick(answer)
+            blamed = [node for node in (*control_planes, *workers) if _names(problem, node)]
+            for node in blamed or control_planes:
+                if reason := talosctl.permanent(node, Answer(False, "", problem, "")):
+                    raise NodeError(f"{node}: {reason}. Its last answer:\n  {problem}")
+            deadline.pause(_POLL_S)
+            if not deadline.left:
+                raise NodeError(
+                    f"the cluster is not healthy within {timeout_s:.0f} s. talosctl waits for {problem}\n"
+                    f"{_look_at(problem, blamed)}"
+                )
+
+
+def kubeconfig(talosconfig: str, node: str, timeout_s: float = 60) -> str:
+    """Return an administrator's kubeconfig, made by a control plane; secret.
+
+    Raises:
+        NodeError: it gave none in time.
+    """
+    deadline = Deadline(timeout_s)
+    with session(talosconfig) as talosctl:
+        answer = _retry(
+            talosctl,
+            node,
+            deadline,
+            "no kubeconfig",
+            lambda: talosctl.ask(
+                "kubeconfig", "-", "--merge=false", node=node, timeout_s=deadline.limit(CALL_S)
+            ),
+        )
+    if "kind: Config" not in answer.stdout:
+        raise NodeError(f"{node}: what it gave is no kubeconfig")
+    return answer.stdout
+
+
+def upgrade(
+    talosconfig: str, node: str, image: str, timeout_s: float, *, via: Sequence[str] = ()
+) -> Running | None:
+    """Bring one node to an installer image by `talosctl upgrade`, which drains, reboots and uncordons it.
+
+    Args:
+        talosconfig: the cluster's; secret.
+        node: its address.
+        image: the installer, `…/<schematic>:<version>`.
+        timeout_s: seconds for all of it.
+        via: control planes to go through; needed for a worker, which has no kubeconfig to give.
+
+    Returns:
+        What it ran before, None when it runs this image already.
+
+    Raises:
+        NodeError: it could not, or came back with what it ran before.
+    """
+    wanted = _wanted(image)
+    deadline = Deadline(timeout_s)
+    with session(talosconfig) as talosctl:
+        before = _running(talosctl, node, via, Deadline(min(timeout_s, CALL_S)))
+        if _same(before, wanted):
+            return None
+        answer = talosctl.ask(
+            "upgrade",
+            f"--image={image}",
+            f"--drain-timeout={min(_DRAIN_S, timeout_s / 4):.0f}s",
+            f"--timeout={timeout_s / 2:.0f}s",
+            node=node,
+            via=via,
+            timeout_s=timeout_s,
+        )
+        if not answer.good and not _runs(talosctl, node, via, wanted):
+            raise NodeError(
+                f"{node}: the upgrade from {before} to {wanted} failed{_stage(answer)}. "
+                f"talosctl's last words:\n{_last_words(answer)}\n{_after_failure(node)}"
+            )
+        after = _running(talosctl, node, via, Deadline(deadline.limit(CALL_S)))
+    if not _same(after, wanted):
+        raise NodeError(
+            f"{node}: it rebooted into {after}, not {wanted}: the new system did not boot, and Talos went "
+            f"back. {_after_failure(node)}"
+        )
+    return before
+
+
+def upgrade_all(
+    talosconfig: str,
+    control_planes: Sequence[str],
+    workers: Sequence[str],
+    images: Mapping[str, str],
+    timeout_s: float,
+) -> list[str]:
+    """Bring every node to its image: one at a time, control planes first, the cluster healthy between.
+
+    Nodes that run their image are left alone, so a second run goes on where the first stopped.
+
+    Args:
+        talosconfig: the cluster's; secret.
+        control_planes: their addresses, in the order to go.
+        workers: likewise.
+        images: installer image by address.
+        timeout_s: seconds for one node's upgrade, and as many again for the cluster to be healthy after it.
+
+    Returns:
+        The addresses of the nodes that were upgraded now.
+
+    Raises:
+        NodeError: at the first failure; says which nodes are done, which are not, and what to do.
+    """
+    order = [*control_planes, *workers]
+    with session(talosconfig) as talosctl:
+        open_nodes = [
+            node
+            for node in order
+            if not _same(
+                _running(talosctl, node, _via(node, control_planes), Deadline(CALL_S)), _wanted(images[node])
+            )
+        ]
+    done = [node for node in order if node not in open_nodes]
+    upgraded: list[str] = []
+    for node in open_nodes:
+        try:
+            if not upgraded:  # a sick cluster may not survive one more node that is away
+                wait_healthy(talosconfig, control_planes, workers, timeout_s)
+            via = _via(node, control_planes)
+            upgrade(talosconfig, node, images[node], timeout_s, via=via)
+            upgraded.append(node)
+            wait_healthy(talosconfig, control_planes, workers, timeout_s)
+        except NodeError as error:
+            now_done = [*done, *upgraded]
+            waiting = [other for other in order if other not in now_done]
+            raise NodeError(
+                f"the upgrade stopped at {node}. {error}\n"
+                f"On the wanted version: {', '.join(now_done) or 'none'}. "
+                f"Not yet: {', '.join(waiting) or 'none'}. No other node was touched; when the cluster is "
+                "healthy again, run the same command: it goes on with these."
+            ) from None
+    return upgraded
+
+
+def remove_control_plane(
+    talosconfig: str,
+    node: str,
+    others: Sequence[str],
+    *,
+    timeout_s: float = 120,
+    dead_after_s: float = 30,
+) -> Removal:
+    """Take a control plane out of etcd, before its machine goes.
+
+    Args:
+        talosconfig: the cluster's; secret.
+        node: address of the one that goes; it may be dead.
+        others: addresses of the control planes that stay.
+        timeout_s: seconds for all of it.
+        dead_after_s: seconds after which a cluster of which nobody answers is taken for dead.
+
+    Returns:
+        What happened; a dead cluster is no error, for nothing can be left there.
+
+    Raises:
+        NodeError: the rest would be without a majority, or etcd refused.
+    """
+    if not others:
+        return Removal(True, f"{node}: the last control plane; there is no etcd to leave")
+    deadline = Deadline(timeout_s)
+    with session(talosconfig) as talosctl:
+        members, here, answers = _members(talosctl, others, Deadline(min(dead_after_s, timeout_s)))
+        if members is None:
+            if not _anybody(talosctl, others):
+                return Removal(
+                    False,
+                    f"warning: {node} stays in etcd's list of members: no other control plane answers within "
+                    f"{dead_after_s:.0f} s, so the cluster is taken for dead",
+                )
+            raise NodeError(
+                f"{node}: not removed: the other control planes answer, but their etcd does not:\n{answers}\n"
+                "etcd has no majority. Mend it first (`talosctl -n ADDRESS service etcd`): a machine that "
+                "goes now may hold the only good copy."
+            )
+        member = next((each for each in members if each.address == node), None)
+        if member is None:
+            return Removal(True, f"{node}: etcd does not have it as a member")
+        _keep_majority(talosctl, node, members, deadline)
+        own = _etcd(talosctl, node, Deadline(min(10, timeout_s)))
+        answer = (
+            talosctl.ask("etcd", "leave", node=node, timeout_s=deadline.limit(CALL_S)) if own.good else own
+        )
+        left = answer.good
+        if not left:  # its own way failed, or the machine is dead: the others strike it off
+            answer = talosctl.ask(
+                "etcd", "remove-member", member.identity, node=here, timeout_s=deadline.limit(CALL_S)
+            )
+        while deadline.left:
+            members, _, _ = _members(talosctl, [here], Deadline(deadline.limit(10)))
+            if members is not None and all(each.address != node for each in members):
+                how = (
+                    "left etcd" if left else "was struck off etcd's list by the others, for it did not leave"
+                )
+                return Removal(True, f"{node} {how}; {len(members)} members stay")
+            deadline.pause(_POLL_S)
+        raise unreachable(talosctl, node, "etcd did not let it go", answer, deadline)
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    identity: str
+    hostname: str
+    address: str
+    learner: bool
+
+
+def _retry(talosctl: Talosctl, node: str, deadline: Deadline, what: str, ask: Callable[[], Answer]) -> Answer:
+    """Ask until it works or had been done before; stop at once at what cannot mend."""
+    while True:
+        answer = ask()
+        if answer.good or answer.already:
+            return answer
+        if reason := talosctl.permanent(node, answer):
+            raise NodeError(f"{node}: {what}: {reason}. Its last answer:\n  {answer.said}")
+        if not deadline.left:
+            raise unreachable(talosctl, node, what, answer, deadline)
+        deadline.pause(_POLL_S)
+
+
+def _etcd(talosctl: Talosctl, node: str, deadline: Deadline) -> Answer:
+    """Say whether a node's etcd service is healthy."""
+    services, answer = talosctl.resources(_SERVICES, node=node, via=(), timeout_s=deadline.limit(CALL_S))
+    if services is None:
+        return answer
+    etcd = services.get("etcd", {})
+    if etcd.get("running") and etcd.get("healthy"):
+        return answer
+    state = "is not running" if not etcd.get("running") else "runs, but is not healthy"
+    return Answer(False, "", f"its service etcd {state}", "")
+
+
+def _running(talosctl: Talosctl, node: str, via: Sequence[str], deadline: Deadline) -> Running:
+    """Return what a node runs; it may have just rebooted."""
+    found: dict[str, dict[str, dict[str, object]]] = {}
+
+    def ask() -> Answer:
+        for kind in (_VERSIONS, _EXTENSIONS):
+            specs, answer = talosctl.resources(kind, node=node, via=via, timeout_s=deadline.limit(CALL_S))
+            if specs is None:
+                return answer
+            found[kind] = specs
+        return answer
+
+    _retry(talosctl, node, deadline, "it does not say which version it runs", ask)
+    version = str(found[_VERSIONS].get("version", {}).get("version", "unknown"))
+    layers = [spec.get("metadata") for spec in found[_EXTENSIONS].values()]
+    schematic = next(
+        (
+            str(layer["version"])
+            for layer in layers
+            if isinstance(layer, dict) and layer["name"] == "schematic"
+        ),
+        None,
+    )
+    return Running(version, schematic)
+
+
+def _runs(talosctl: Talosctl, node: str, via: Sequence[str], wanted: Running) -> bool:
+    """Say whether a node came to what is wanted although talosctl lost sight of it."""
+    try:
+        return _same(_running(talosctl, node, via, Deadline(_SECOND_LOOK_S)), wanted)
+    except NodeError:
+        return False
+
+
+def _wanted(image: str) -> Running:
+    """Return what a node runs after an upgrade to this installer."""
+    parsed = _IMAGE.fullmatch(image)
+    if not parsed:
+        raise NodeError(f"{image}: not an installer image with a version, as in NAME/SCHEMATIC:v1.13.4")
+    last = parsed["name"].rpartition("/")[2]
+    return Running(parsed["version"], last if re.fullmatch(r"[0-9a-f]{64}", last) else None)
+
+
+def _same(running: Running, wanted: Running) -> bool:
+    return running.version == wanted.version and wanted.schematic in (None, running.schematic)
+
+
+def _via(node: str, control_planes: Sequence[str]) -> Sequence[str]:
+    """Return whom to ask about a node: a control plane itself, for the others may lack what it has."""
+    return () if node in control_planes else control_planes
+
+
+def _names(text: str, address: str) -> bool:
+    return re.search(rf"(?<![\d.]){re.escape(address)}(?![\d.]*\d)", text) is not None
+
+
+def _sick(answer: Answer) -> str:
+    """Return what `talosctl health` still waits for, in one line."""
+    lines = [line.strip() for line in answer.full.splitlines()]
+    lines = [line for line in lines if line and line != "context deadline exceeded"]
+    starts = [at for at, line in enumerate(lines) if line.startswith("waiting for ")]
+    if not starts:
+        return answer.said
+    text = " ".join(lines[starts[-1] :]).removeprefix("waiting for ")
+    return re.sub(r"\s*\d+ errors? occurred:\s*\*?\s*", " ", text)
+
+
+def _look_at(problem: str, blamed: Sequence[str]) -> str:
+    node = blamed[0] if blamed else "ADDRESS"
+    if problem.startswith("all k8s nodes to report schedulable"):
+        return (
+            "An upgrade that was cut off leaves its node cordoned: `kubectl uncordon NODE`, then run the "
+            "same command again."
+        )
+    if "unexpected nodes" in problem:
+        return (
+            "Kubernetes still has a node that is gone: `kubectl delete node NODE`, then run the same command "
+            "again."
+        )
+    if problem.startswith("etcd"):
+        return f"Look at `talosctl -n {node} service etcd` and `talosctl -n {node} logs etcd`."
+    return f"Look at `talosctl -n {node} dmesg` and `kubectl get nodes`, then run the same command again."
+
+
+def _stage(answer: Answer) -> str:
+    """Say how far an upgrade came; talosctl itself says nothing when its wait for the reboot ends."""
+    if "post check passed" in answer.full:
+        return " after the reboot: Kubernetes did not take the node back in time"
+    if "actor ID" in answer.full:
+        return ": the node was told to reboot, and did not come back in time"
+    if "cordoning node" in answer.full:
+        return " while its pods were moved away"
+    return " before the node was touched" if "installing" not in answer.full else ""
+
+
+def _last_words(answer: Answer) -> str:
+    lines = [line.strip() for line in answer.full.splitlines() if line.strip()] or [answer.said]
+    return "\n".join(f"  {line}" for line in lines[-4:])
+
+
+def _after_failure(node: str) -> str:
+    return (
+        f"Its disk was not replaced. Look at `talosctl -n {node} dmesg`; `talosctl -n {node} rollback` boots "
+        "what it ran before; `kubectl uncordon` if it is still cordoned."
+    )
+
+
+def _members(
+    talosctl: Talosctl, nodes: Sequence[str], deadline: Deadline
+) -> tuple[list[_Member] | None, str, str]:
+    """Return etcd's members by the first node that knows them, that node, and else what each said."""
+    said: dict[str, str] = {}
+    while True:
+        for node in nodes:
+            answer = talosctl.ask("etcd", "members", node=node, timeout_s=deadline.limit(10))
+            if answer.good and (members := _parse_members(answer.stdout)):
+                return members, node, ""
+            said[node] = answer.said
+        if not deadline.left:
+            return None, "", "\n".join(f"  {node}: {text}" for node, text in said.items())
+        deadline.pause(_POLL_S)
+
+
+def _parse_members(table: str) -> list[_Member]:
+    """Read the table of `talosctl etcd members`, which has no other form."""
+    head, *rows = table.splitlines() or [""]
+    names = re.split(r"\s{2,}", head.strip())
+    found = []
+    for row in rows:
+        cells = dict(zip(names, re.split(r"\s{2,}", row.strip()), strict=False))
+        host = re.search(r"https?://\[?([^]/,]+?)]?:\d+", cells.get("PEER URLS", ""))
+        if host and "ID" in cells:
+            learner = cells.get("LEARNER") == "true"
+            found.append(_Member(cells["ID"], cells.get("HOSTNAME", ""), host[1], learner))
+    return found
+
+
+def _anybody(talosctl: Talosctl, nodes: Sequence[str]) -> bool:
+    return any(talosctl.ask("version", node=node, timeout_s=5).good for node in nodes)
+
+
+def _keep_majority(talosctl: Talosctl, node: str, members: Sequence[_Member], deadline: Deadline) -> None:
+    """Refuse when the voters that stay would be without a healthy majority."""
+    staying = [member for member in members if member.address != node and not member.learner]
+    sick = [
+        member.address
+        for member in staying
+        if not _etcd(talosctl, member.address, Deadline(deadline.limit(10))).good
+    ]
+    if not staying:
+        raise NodeError(f"{node}: not removed: no other etcd member has a vote yet. Wait until one has.")
+    needed = len(staying) // 2 + 1
+    if len(staying) - len(sick) < needed:
+        raise NodeError(
+            f"{node}: not removed: of the {len(staying)} etcd members that stay, {needed} must be healthy, "
+            f"and {', '.join(sick)} {'is' if len(sick) == 1 else 'are'} not. etcd would stop. "
+            "Mend or replace those first."
+        )
