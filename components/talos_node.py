@@ -14,6 +14,7 @@ from components.seed_iso import SeedIso, SeedIsoArgs
 from layer1 import contract, identity
 from layer1.machine import machine, pool_directory
 from layer1.model import Node, StackConfig
+from layer1.talos import machine_config
 from layer1.talos import seed as talos_seed
 from layer1.talos import stack as talos_stack
 
@@ -64,6 +65,8 @@ class TalosNode(pulumi.ComponentResource):
                 "secrets": args.secrets,
                 "cluster": asdict(talos_stack.cluster_spec(args.stack)),
                 "machine": asdict(spec),
+                # What the templates say, less their comments: a change of it is a change of the config.
+                "patches": machine_config.patches(talos_stack.cluster_spec(args.stack), spec),
             },
             opts=child_of(self),
         )

@@ -11,6 +11,9 @@ from layer1.talos.machine_config import MachineSpec
 LABEL = "cidata"
 """The volume label that Talos looks for; without such a volume it waits for anybody's config."""
 
+FILES = ("user-data", "meta-data", "network-config")
+"""What is on it."""
+
 _NOT_A_CONFIG = ("#cloud-config", "#include")
 """First lines for which Talos ignores the file, or fetches another (nocloud.go, siderolabs/talos)."""
 

@@ -222,6 +222,19 @@ func (a *apid) Events(request *machine.EventsRequest, stream grpc.ServerStreamin
 	return status.Error(codes.Unavailable, "the node goes down")
 }
 
+// A node takes any config here: what is in it is talosctl's and the tests' own business.
+func (a *apid) ApplyConfiguration(
+	ctx context.Context, _ *machine.ApplyConfigurationRequest,
+) (*machine.ApplyConfigurationResponse, error) {
+	messages, err := each(ctx, a, func(*node) (*machine.ApplyConfiguration, error) {
+		return &machine.ApplyConfiguration{
+			Mode:        machine.ApplyConfigurationRequest_NO_REBOOT,
+			ModeDetails: "Applied configuration without a reboot",
+		}, nil
+	})
+	return &machine.ApplyConfigurationResponse{Messages: messages}, err
+}
+
 func (a *apid) Reboot(ctx context.Context, _ *machine.RebootRequest) (*machine.RebootResponse, error) {
 	messages, err := each(ctx, a, func(n *node) (*machine.Reboot, error) {
 		go a.cluster.reboot(n)
