@@ -326,12 +326,9 @@ def _check_talos(
 ) -> None:
     if context.images is not None:
         config_talos.check_images(context.images.talos.schematic, problems.add)
-    roles = [
-        read.node.role
-        for read in nodes
-        if read.node.os == Os.TALOS and not read.wrong & {"os", "role"} and read.node.role is not None
-    ]
-    unsure = any(read.wrong & {"os", "role"} for read in nodes)
+    mine = [read for read in nodes if read.node.os == Os.TALOS]
+    roles = [read.node.role for read in mine if read.node.role in (Role.CONTROLPLANE, Role.WORKER)]
+    unsure = len(roles) < len(mine) or any(read.wrong & {"os", "role"} for read in nodes)
     if talos is not None and roles and not unsure:
         config_talos.check_cluster(talos, context.network, complete, roles, problems.add)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
 from layer1.model import (
@@ -47,7 +47,11 @@ def check_images(schematic: str, say: Say) -> None:
 
 
 def check_cluster(
-    talos: TalosConfig, network: NetworkConfig | None, nodes: Iterable[Node], roles: list[Role], say: Say
+    talos: TalosConfig,
+    network: NetworkConfig | None,
+    nodes: Iterable[Node],
+    roles: Sequence[Role | None],
+    say: Say,
 ) -> None:
     """Check the cluster as a whole.
 

@@ -58,8 +58,8 @@ def _node_ready(request: Request) -> str:
     return json.dumps(node_ready.wait(node_ready.Target(**request)))
 
 
-def _nothing(_request: Request) -> str:
-    return ""
+def _keep_bases(request: Request) -> str:
+    return f"{request['prefix']}* in {request['pool']} goes with the stack"
 
 
 def _drop_bases(request: Request) -> str:
@@ -77,7 +77,7 @@ TASKS: dict[str, Callable[[Request], str]] = {
     "reserve-address": _reserve_address,
     "release-address": _release_address,
     "node-ready": _node_ready,
-    "keep-bases": _nothing,
+    "keep-bases": _keep_bases,
     "drop-bases": _drop_bases,
     **talos_tasks.TASKS,
 }

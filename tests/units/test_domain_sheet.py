@@ -264,6 +264,7 @@ def test_the_hard_limit_leaves_room_for_qemu(memory: int, limit: int) -> None:
 PARAMETERS = {
     "uuid": "7135ee94-0ee7-5dbd-a2cf-cd241921b62e",
     "ip": "10.11.0.20",
+    "virtual-ip": "",
     "pool-path": POOL,
     "accel": "kvm",
     "arch": "x86_64",
@@ -341,6 +342,16 @@ def test_any_text_stays_a_text(
     assert {device.tag for device in _one(root, "devices")} == {
         *("disk", "interface", "controller", "memballoon", "audio", "rng")
     }
+
+
+def test_a_virtual_address_is_let_through_besides_the_nodes_own(tmp_path: Path) -> None:
+    sheet = domain_sheet.render_sheet(TEMPLATE, PARAMETERS | {"virtual-ip": "10.11.0.9"})
+    root = _parse(_xslt(sheet, PROVIDER_XML / "x86_64-bios-kvm.xml", tmp_path))
+    bound = _one(root, "devices/interface/filterref").findall("parameter")
+    assert [(each.get("name"), each.get("value")) for each in bound] == [
+        ("IP", PARAMETERS["ip"]),
+        ("IP", "10.11.0.9"),
+    ]
 
 
 # Volumes and pools, as the provider's volume_def.go and pool_def.go write them.

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit_support import MINIMAL, OPERATOR, STACK
 
-from layer1 import butane, config, identity, ignition, sshkeys
+from layer1 import butane, config, identity, ignition, model, sshkeys
 from layer1.errors import ConfigError, RenderError
 from layer1.plan import plan_lines
 
@@ -44,6 +44,7 @@ SCALARS = (
 KEY_NAMES = st.sampled_from(
     [
         *("hosts", "network", "images", "k3s", "defaults", "nodes", "layer2_ignition", "home", "flatcar"),
+        *("talos", "role", "virtual_ip", "endpoint", "schematic", "registry", "time_servers", "encryption"),
         *(
             "name",
             "os",
@@ -86,7 +87,25 @@ FULL: dict[str, Any] = {
             "version": "4593.2.5",
             "flavour": "openstack",
             "base_url": "https://mirror.example/flatcar",
-        }
+        },
+        "talos": {
+            "version": "v1.13.4",
+            "schematic": "schematic.yaml",
+            "disk": "qcow2",
+            "base_url": "https://mirror.example/talos",
+            "registry": "mirror.example/talos",
+        },
+    },
+    "talos": {
+        "cluster_name": "talos",
+        "endpoint": "talos.example",
+        "virtual_ip": "10.11.0.9",
+        "kubernetes_version": "1.36.0",
+        "encryption": "node-id",
+        "nameservers": ["10.11.0.1"],
+        "time_servers": ["time.example"],
+        "operator_networks": ["10.11.0.1"],
+        "bootstrap_timeout_s": 900,
     },
     "k3s": {
         "version": "v1.36.4+k3s1",
@@ -105,6 +124,7 @@ FULL: dict[str, Any] = {
         {
             "name": "k3s-1",
             "os": "flatcar",
+            "role": "server",
             "host": "home",
             "arch": "x86_64",
             "firmware": "bios",
@@ -118,6 +138,7 @@ FULL: dict[str, Any] = {
             "passthrough_disks": ["/dev/disk/by-id/usb-a"],
         },
         {"name": "k3s-2", "os": "flatcar"},
+        {"name": "cp-1", "os": "talos", "role": "controlplane"},
     ],
 }
 ENVIRONMENT = st.dictionaries(
@@ -167,6 +188,8 @@ def test_the_full_sample_is_valid_and_has_every_key() -> None:
         config.K3sConfig,
         config.DefaultsConfig,
         config.NodeConfig,
+        config.TalosConfig,
+        model.TalosImageConfig,
     )
     known = {key for model in models for key in model.model_fields}
     assert known <= {place[-1] for place in PLACES}
