@@ -101,8 +101,13 @@ def wait_healthy(
             problem = _sick(answer)
             blamed = [node for node in (*control_planes, *workers) if _names(problem, node)]
             for node in blamed or control_planes:
-                if reason := talosctl.permanent(node, Answer(False, "", problem, "")):
-                    raise NodeError(f"{node}: {reason}. Its last answer:\n  {problem}")
+                said = (
+                    Answer(False, "", problem, "")
+                    if blamed
+                    else talosctl.ask("version", node=node, timeout_s=5)
+                )
+                if not said.good and (reason := talosctl.permanent(node, said)):
+                    raise NodeError(f"{node}: {reason}. Its last answer:\n  {said.said}")
             deadline.pause(_POLL_S)
             if not deadline.left:
                 raise NodeError(

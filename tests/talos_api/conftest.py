@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from talos_api_support import Pki, Standin, hold_no_secret
+from talos_api_support import Pki, Refusal, Standin, Start, hold_no_secret
 
 from layer1.errors import NodeError
 from layer1.paths import cache_dir, work_dir
@@ -17,9 +17,6 @@ from layer1.talos import api, talosctl_api
 from toolchain.build import build
 from toolchain.golang import Go
 from toolchain.programs import by_name
-
-Start = Callable[..., Standin]
-Refusal = Callable[..., str]
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +55,7 @@ def pki(tmp_path_factory: pytest.TempPathFactory, _talosctl: None) -> Pki:
 @pytest.fixture(autouse=True)
 def _brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "_POLL_S", 0.1)
-    monkeypatch.setattr(api, "_ROUND_S", 3.0)
+    monkeypatch.setattr(api, "_ROUND_S", 2.0)
     monkeypatch.setattr(api, "_SECOND_LOOK_S", 1.0)
     monkeypatch.setattr(talosctl_api, "MAINTENANCE_S", 1.0)
 

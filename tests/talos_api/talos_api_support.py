@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,10 @@ class Standin:
         finally:
             self._process.kill()
             self._process.stdout.close()
+
+
+Start = Callable[..., Standin]
+Refusal = Callable[..., str]
 
 
 def hold_no_secret(text: str, pki: Pki) -> None:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import Refusal, Start
-from talos_api_support import Pki, hold_no_secret, node
+from talos_api_support import Pki, Refusal, Start, hold_no_secret, node
 
 from layer1.errors import ToolError
 from layer1.talos import api, talosctl_api

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 
-from conftest import Refusal, Start
-from talos_api_support import Standin, node
+from talos_api_support import Refusal, Standin, Start, node
 
 from layer1.talos import api
 from toolchain.programs import PROGRAMS, TEST_PROGRAMS, by_name

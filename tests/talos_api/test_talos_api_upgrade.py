@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Refusal, Start
-from talos_api_support import NEW, OLD, Standin, node
+from talos_api_support import NEW, OLD, Refusal, Standin, Start, node
 
 from layer1.errors import NodeError
 from layer1.talos import api
@@ -65,7 +64,7 @@ def test_an_image_without_a_version_is_refused(cluster: Standin, refusal: Refusa
 )
 def test_a_failed_upgrade_says_what_happened(cluster: Standin, refusal: Refusal, way: str, said: str) -> None:
     cluster.set("cp-1", upgrade=way)
-    error = refusal(api.upgrade, cluster.talosconfig, cluster.address["cp-1"], NEW, 6)
+    error = refusal(api.upgrade, cluster.talosconfig, cluster.address["cp-1"], NEW, 4)
     assert said in error
     assert "Its disk was not replaced." in error
 
@@ -73,7 +72,7 @@ def test_a_failed_upgrade_says_what_happened(cluster: Standin, refusal: Refusal,
 def test_an_upgrade_that_talosctl_lost_sight_of_is_looked_at_again(cluster: Standin) -> None:
     cluster.set("w-1", upgrade="unheard")
     via = cluster.addresses("cp-1", "cp-2")
-    assert api.upgrade(cluster.talosconfig, cluster.address["w-1"], NEW, 6, via=via)
+    assert api.upgrade(cluster.talosconfig, cluster.address["w-1"], NEW, 4, via=via)
     assert cluster.node("w-1")["version"] == "v1.13.4"
 
 

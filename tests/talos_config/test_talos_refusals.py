@@ -256,6 +256,16 @@ def test_a_broken_config_is_refused_without_its_secrets(damage, words, good, sec
     assert_no_secret(said, secrets)
 
 
+def test_a_short_secret_under_a_wrong_key_is_not_repeated(good):
+    documents = list(yaml.safe_load_all(good))
+    documents[0]["machine"].update(passwd="pa55word", words=["hunter2"], deep=[{"pin": "73313"}])
+    said = refused(lambda: machine_config.validate(yaml.safe_dump_all(documents)))
+    for key in ("passwd:", "words:", "pin:"):
+        assert key in said
+    for value in ("pa55word", "hunter2", "73313"):
+        assert value not in said
+
+
 @pytest.mark.parametrize(
     "config",
     ["", "x: [", f"{MARKER}: [", MARKER, f"- {MARKER}", f"version: v1alpha1\nmachine: {MARKER}\n", "\0"],

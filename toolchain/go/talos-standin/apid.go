@@ -3,9 +3,12 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
+	"syscall"
+	"time"
 
 	cosi "github.com/cosi-project/runtime/api/v1alpha1"
 	"github.com/siderolabs/talos/pkg/machinery/api/common"
@@ -33,7 +36,13 @@ type apid struct {
 }
 
 func (c *cluster) listen(n *node) (*apid, error) {
-	listener, err := net.Listen("tcp", net.JoinHostPort(n.Address, fmt.Sprint(c.plan.Port)))
+	place := net.JoinHostPort(n.Address, fmt.Sprint(c.plan.Port))
+	listener, err := net.Listen("tcp", place)
+	// The former listener's socket closes only when its last Accept has returned.
+	for tries := 0; errors.Is(err, syscall.EADDRINUSE) && tries < 200; tries++ {
+		time.Sleep(10 * time.Millisecond)
+		listener, err = net.Listen("tcp", place)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -148,12 +157,15 @@ func (a *apid) reach(address string) (*node, error) {
 		return nil, status.Error(codes.PermissionDenied, "not authorized")
 	}
 	n := a.cluster.find(address)
-	if n == nil || (n != a.node && n.Face != faceUp) {
-		return nil, status.Errorf(codes.Unavailable,
-			`connection error: desc = "transport: Error while dialing: dial tcp %s:%d: connect: connection refused"`,
-			address, a.cluster.plan.Port)
+	if n == a.node || (n != nil && n.Face == faceUp) {
+		return n, nil
 	}
-	return n, nil
+	why := fmt.Sprintf("Error while dialing: dial tcp %s:%d: connect: connection refused", address, a.cluster.plan.Port)
+	if n != nil && (n.Face == faceStranger || n.Face == faceMaintenance) {
+		why = "authentication handshake failed: tls: failed to verify certificate: x509: " +
+			"certificate signed by unknown authority"
+	}
+	return nil, status.Errorf(codes.Unavailable, `connection error: desc = "transport: %s"`, why)
 }
 
 // one gives, as it is now, the only node that a streamed call is for.
