@@ -26,6 +26,7 @@ from layer1.model import (
     K3sConfig,
     NetworkConfig,
     NodeConfig,
+    TalosConfig,
 )
 from layer1.paths import REPOSITORY
 
@@ -39,6 +40,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "network": NetworkConfig,
     "images": ImagesConfig,
     "k3s": K3sConfig,
+    "talos": TalosConfig,
     "defaults": DefaultsConfig,
     "nodes[]": NodeConfig,
 }
