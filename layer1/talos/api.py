@@ -15,6 +15,7 @@ from layer1.talos.talosctl_api import CALL_S, Answer, Deadline, Talosctl, sessio
 _POLL_S = 3.0
 # `talosctl health` runs in rounds, so that what cannot mend is told before the whole time is over.
 _ROUND_S = 60.0
+_ROUND_MORE_S = 15.0  # until one that does not end by itself is ended
 _DRAIN_S = 300.0
 _SECOND_LOOK_S = 15.0
 
@@ -95,7 +96,9 @@ def wait_healthy(
             arguments = ["health", "--server=false", f"--wait-timeout={round_s:.0f}s"]
             arguments += [f"--control-plane-nodes={','.join(control_planes)}"]
             arguments += [f"--worker-nodes={','.join(workers)}"] if workers else []
-            answer = talosctl.ask(*arguments, node=None, via=control_planes, timeout_s=round_s + 15)
+            answer = talosctl.ask(
+                *arguments, node=None, via=control_planes, timeout_s=round_s + _ROUND_MORE_S
+            )
             if answer.good:
                 return
             problem = _sick(answer)

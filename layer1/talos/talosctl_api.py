@@ -161,7 +161,12 @@ class Talosctl:
         if not answer.stranger:
             self._maintenance.pop(node, None)
             return None
-        if not self._in_maintenance(node):
+        probe = self._without_certificate(node)
+        if not probe.good:
+            # It may have left maintenance mode since the answer: only one that is strange still is another's.
+            silent = any(sign in probe.said for sign in ("connection refused", "no answer within"))
+            if silent or not self.ask("version", node=node, timeout_s=5).stranger:
+                return None
             return (
                 "its certificate is of another cluster: another machine has the address, or the node was "
                 "made with other secrets"
@@ -176,9 +181,9 @@ class Talosctl:
         meaning = next((text for sign, text in _HINTS if sign in answer.said), None)
         return f"{answer.said}\n  {meaning}" if meaning else answer.said
 
-    def _in_maintenance(self, node: str) -> bool:
-        """Ask without certificates: only a node in maintenance mode answers that. Nothing is told to it."""
-        return self._run(["version", "--insecure", "--nodes", node], [node], 5).good
+    def _without_certificate(self, node: str) -> Answer:
+        """Ask as nobody: only a node in maintenance mode answers that. Nothing is told to it."""
+        return self._run(["version", "--insecure", "--nodes", node], [node], 5)
 
     def _run(self, arguments: list[str], addresses: Sequence[str], timeout_s: float) -> Answer:
         # Nodes are never behind the proxy that this machine may need for the internet.

@@ -30,6 +30,21 @@ def test_a_node_is_bootstrapped_once_it_is_ready(start: Start) -> None:
     assert cluster.node("cp-3")["etcd"] == "running"
 
 
+def test_a_node_that_leaves_maintenance_meanwhile_is_no_stranger(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = start(node("cp-1", face="maintenance"))
+    really = talosctl_api.Talosctl._without_certificate
+
+    def probe(talosctl: talosctl_api.Talosctl, address: str) -> talosctl_api.Answer:
+        cluster.set("cp-1", face="up")
+        return really(talosctl, address)
+
+    monkeypatch.setattr(talosctl_api.Talosctl, "_without_certificate", probe)
+    api.bootstrap(cluster.talosconfig, cluster.address["cp-1"], 20)
+    assert cluster.node("cp-1")["etcd"] == "running"
+
+
 def test_done_before_and_healthy_is_success(start: Start) -> None:
     cluster = start(node("cp-1"))
     for _ in range(2):
