@@ -38,6 +38,7 @@ def task(  # noqa: PLR0913 - one parameter a behaviour of the resource
     opts: pulumi.ResourceOptions,
     undo: str | None = None,
     triggers: Sequence[pulumi.Input[str]] | None = None,
+    remembers: bool = False,
 ) -> Task:
     """Run one of Layer 1's tasks as a resource.
 
@@ -50,6 +51,7 @@ def task(  # noqa: PLR0913 - one parameter a behaviour of the resource
         opts: options of this resource.
         undo: the task that takes it back on destroy, with the same request.
         triggers: values whose change runs undo and then the task.
+        remembers: whether the task is told what it printed last time, by PULUMI_COMMAND_STDOUT; no secret.
     """
     command = local.Command(
         name,
@@ -58,7 +60,7 @@ def task(  # noqa: PLR0913 - one parameter a behaviour of the resource
         stdin=secret_text(pulumi.Output.json_dumps(dict(request), sort_keys=True)),
         triggers=list(triggers) if triggers else None,
         logging=local.Logging.NONE,
-        add_previous_output_in_env=False,
+        add_previous_output_in_env=remembers,
         opts=pulumi.ResourceOptions.merge(
             opts, pulumi.ResourceOptions(additional_secret_outputs=["stdout", "stderr"])
         ),

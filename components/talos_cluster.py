@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import pulumi
@@ -11,7 +11,7 @@ from components import _commands
 from components._options import child_of
 from components.hypervisor import BaseImage, Hypervisor
 from components.talos_node import TalosNode, TalosNodeArgs
-from layer1.model import Os, StackConfig
+from layer1.model import Node, StackConfig
 from layer1.talos import stack as talos_stack
 
 TOKEN = "layer1:index:TalosCluster"  # noqa: S105 - a Pulumi type token
@@ -48,57 +48,68 @@ class TalosCluster(pulumi.ComponentResource):
         cluster = talos_stack.cluster_spec(stack)
         control_planes = [node.ip for node in talos_stack.control_planes(stack)]
         workers = [node.ip for node in talos_stack.workers(stack)]
-        limit = stack.talos.bootstrap_timeout_s
+        self._limit_s = stack.talos.bootstrap_timeout_s
 
-        secrets = _commands.task(
+        self._secrets = _commands.task(
             f"{name}-secrets",
             "talos-secrets",
             {"talos_version": cluster.talos_version},
             # Made once: another set would be another cluster. No later change may run this again.
             opts=child_of(self, ignore_changes=["*"]),
-        ).stdout
+        )
         self.talosconfig = _commands.task(
             f"{name}-talosconfig",
             "talos-talosconfig",
             # Another run is another certificate: only what is in it may start one.
-            {"secrets": secrets, "cluster": asdict(talos_stack.access(cluster))},
+            {
+                "secrets": self._secrets.stdout,
+                "cluster": asdict(talos_stack.access(cluster)),
+                "serial": stack.talos.talosconfig_serial,
+            },
             opts=child_of(self),
         ).stdout
-        self.nodes = {
-            node.name: TalosNode(
-                node.name,
-                TalosNodeArgs(
-                    stack=stack,
-                    node=node,
-                    hypervisor=args.hypervisors[node.host_name],
-                    image=args.images[node.name],
-                    secrets=secrets,
-                    talosconfig=self.talosconfig,
-                ),
-                child_of(self),
-            )
-            for node in stack.of(Os.TALOS)
-        }
-        first = talos_stack.control_planes(stack)[0]
+        # First of all: a control plane leaves etcd while the others' firewalls still let it speak.
+        members = _commands.task(
+            f"{name}-members",
+            "talos-members",
+            {
+                "talosconfig": self.talosconfig,
+                "members": talos_stack.members(stack),
+                "timeout_s": self._limit_s,
+            },
+            remembers=True,
+            opts=child_of(self),
+        ).resource
+        self.nodes = {}
+        done: list[pulumi.Resource] = [members]
+        first, *others = talos_stack.control_planes(stack)
+        self._make(args, first, after=done)
         bootstrap = _commands.task(
             f"{name}-bootstrap",
             "talos-bootstrap",
-            {"talosconfig": self.talosconfig, "node": first.ip, "timeout_s": limit},
+            {"talosconfig": self.talosconfig, "node": first.ip, "timeout_s": self._limit_s},
             # Once in the cluster's life: etcd would refuse a second, on another control plane it would be
             # a second cluster.
             opts=child_of(self, depends_on=[self.nodes[first.name].applied], ignore_changes=["*"]),
-        )
-        members = {"control_planes": control_planes, "workers": workers, "timeout_s": limit}
+        ).resource
+        # One after the other: none is made, replaced or restarted before the one before is well in etcd.
+        done.append(self._member(first, control_planes, [bootstrap]))
+        for node in others:
+            self._make(args, node, after=done)
+            done.append(self._member(node, control_planes, done))
+        for node in talos_stack.workers(stack):
+            self._make(args, node, after=[members])
+        everybody = {"control_planes": control_planes, "workers": workers, "timeout_s": self._limit_s}
         health = _commands.task(
             f"{name}-health",
             "talos-health",
-            {"talosconfig": self.talosconfig, **members},
-            opts=child_of(self, depends_on=[bootstrap.resource, *(n.applied for n in self.nodes.values())]),
+            {"talosconfig": self.talosconfig, **everybody},
+            opts=child_of(self, depends_on=[*done, *(node.applied for node in self.nodes.values())]),
         )
         upgraded = _commands.task(
             f"{name}-upgrade",
             "talos-upgrade",
-            {"talosconfig": self.talosconfig, "installers": talos_stack.installers(stack), **members},
+            {"talosconfig": self.talosconfig, "installers": talos_stack.installers(stack), **everybody},
             opts=child_of(self, depends_on=[health.resource]),
         )
         self.kubeconfig = _commands.task(
@@ -108,3 +119,43 @@ class TalosCluster(pulumi.ComponentResource):
             opts=child_of(self, depends_on=[upgraded.resource]),
         ).stdout
         self.register_outputs({})
+
+    def _make(self, args: TalosClusterArgs, node: Node, after: Sequence[pulumi.Resource]) -> None:
+        self.nodes[node.name] = TalosNode(
+            node.name,
+            TalosNodeArgs(
+                stack=args.stack,
+                node=node,
+                hypervisor=args.hypervisors[node.host_name],
+                image=args.images[node.name],
+                secrets=self._secrets.stdout,
+                talosconfig=self.talosconfig,
+                after=list(after),
+            ),
+            child_of(self),
+        )
+
+    def _member(
+        self, node: Node, control_planes: Sequence[str], after: Sequence[pulumi.Resource]
+    ) -> pulumi.Resource:
+        made = self.nodes[node.name]
+        return _commands.task(
+            f"{node.name}-member",
+            "talos-join",
+            {
+                "talosconfig": self.talosconfig,
+                "node": node.ip,
+                "others": [address for address in control_planes if address != node.ip],
+                "running": made.running_id,
+                "timeout_s": self._limit_s,
+            },
+            undo="talos-leave",
+            triggers=[made.root_id],
+            opts=child_of(
+                self,
+                depends_on=[made.applied, *after],
+                delete_before_replace=True,
+                # Where the whole cluster goes, nobody is asked for leave.
+                deleted_with=self._secrets.resource,
+            ),
+        ).resource

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,6 +34,7 @@ class TalosNodeArgs:
         image: the image that it starts from.
         secrets: the cluster's secrets; secret.
         talosconfig: the operator's access; secret.
+        after: what must have ended well before this node is made, replaced or given a config.
     """
 
     stack: StackConfig
@@ -41,6 +43,7 @@ class TalosNodeArgs:
     image: BaseImage
     secrets: pulumi.Output[str]
     talosconfig: pulumi.Output[str]
+    after: Sequence[pulumi.Resource]
 
 
 class TalosNode(pulumi.ComponentResource):
@@ -50,6 +53,10 @@ class TalosNode(pulumi.ComponentResource):
     """The node's part of the stack's output `layer1`."""
     applied: pulumi.Resource
     """There once the node's API has answered and taken its machine config."""
+    root_id: pulumi.Output[str]
+    """Another one is another, empty disk."""
+    running_id: pulumi.Output[str]
+    """Another one is another machine or machine config on the same disk."""
 
     def __init__(self, name: str, args: TalosNodeArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__(TOKEN, name, None, opts)
@@ -89,7 +96,7 @@ class TalosNode(pulumi.ComponentResource):
         )
         root = _libvirt.disk_volume(
             f"{name}-root",
-            f"{node.name}-root.qcow2",
+            talos_stack.root_file_name(args.stack, node),
             host.pool.name,
             size_bytes=node.disk_gib.value * _GIB,
             base=args.image.volume,
@@ -99,6 +106,7 @@ class TalosNode(pulumi.ComponentResource):
                 delete_before_replace=True,
                 # A new version upgrades the node in place; its disk stays on the image it began with.
                 ignore_changes=["baseVolumeId"],
+                depends_on=list(args.after),
             ),
         )
         data = [
@@ -154,8 +162,12 @@ class TalosNode(pulumi.ComponentResource):
                 "timeout_s": args.stack.talos.bootstrap_timeout_s,
             },
             triggers=[described.digest, root.id, host.network.id],
-            opts=child_of(self, depends_on=[domain]),
+            opts=child_of(self, depends_on=[domain, *args.after]),
         ).resource
+        self.root_id = root.id
+        self.running_id = pulumi.Output.unsecret(
+            config.stdout.apply(lambda text: identity.content_id(text + described.digest))
+        )
         self.node = pulumi.Output.all(args.image.facts, self.applied.id).apply(
             lambda parts: contract.node_output(
                 args.stack, node, domain=described.domain_name, ssh_host_key=None, image=parts[0]

@@ -63,6 +63,7 @@ def check_cluster(
         say: takes a key and a sentence.
     """
     _check_count(roles.count(Role.CONTROLPLANE), say)
+    _check_endpoint(talos, nodes, roles.count(Role.CONTROLPLANE), say)
     if network is None or talos.virtual_ip is None:
         return
     key = "layer1:talos.virtual_ip"
@@ -74,6 +75,20 @@ def check_cluster(
     for node in nodes:
         if node.ip == talos.virtual_ip:
             say(key, f"is the address of {node.key} already")
+
+
+def _check_endpoint(talos: TalosConfig, nodes: Iterable[Node], count: int, say: Say) -> None:
+    if count < 2:
+        return
+    own = {node.ip for node in nodes if node.role == Role.CONTROLPLANE}
+    endpoint = talos.endpoint or talos.virtual_ip
+    if endpoint is None or endpoint in own:
+        say(
+            "layer1:talos.endpoint" if talos.endpoint else "layer1:talos.virtual_ip",
+            "must lead to all control planes where there are several: nodes join through it, so a control "
+            "plane that is replaced could not come back through its own address. Set virtual_ip to a free "
+            "address of layer1:network.cidr, or endpoint to a name that resolves to all of them",
+        )
 
 
 def _check_count(count: int, say: Say) -> None:

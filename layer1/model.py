@@ -27,6 +27,7 @@ from layer1.values import (
     Registry,
     SchematicFile,
     Seconds,
+    SerialNumber,
     TalosVersion,
     Url,
     Version,
@@ -227,6 +228,8 @@ class TalosConfig(Model):
 
     `endpoint` is where the Kubernetes API is: by default the virtual address, else the first control plane.
     Empty `nameservers` and `time_servers` mean the host, `operator_networks` likewise: who may ask the APIs.
+    `schedule_on_control_planes` is by default whether there is no worker. The talosconfig's certificate is
+    for a year: a higher `talosconfig_serial` makes it anew.
     """
 
     cluster_name: Hostname = "talos"
@@ -243,6 +246,8 @@ class TalosConfig(Model):
     nameservers: list[Address] = Field(default_factory=list)
     time_servers: list[HostOrAddress] = Field(default_factory=list)
     operator_networks: list[NetworkOrAddress] = Field(default_factory=list)
+    schedule_on_control_planes: Flag | None = None
+    talosconfig_serial: SerialNumber = 1
     bootstrap_timeout_s: Seconds = 900
 
 

@@ -1,4 +1,4 @@
-"""A Talos cluster's life by the real talosctl: bootstrap, health, kubeconfig, upgrade, a member's leave.
+"""A Talos cluster's life by the real talosctl: bootstrap, health, kubeconfig, upgrade.
 
 Each function may be run again after any end. Errors carry the node's last answer, never a secret.
 """
@@ -6,20 +6,19 @@ Each function may be run again after any end. Errors carry the node's last answe
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from layer1.errors import NodeError
-from layer1.talos.talosctl_api import CALL_S, Answer, Deadline, Talosctl, session, unreachable
+from layer1.talos.membership import etcd_status
+from layer1.talos.talosctl_api import CALL_S, Answer, Deadline, Talosctl, retry, session
 
-_POLL_S = 3.0
 # `talosctl health` runs in rounds, so that what cannot mend is told before the whole time is over.
 _ROUND_S = 60.0
 _ROUND_MORE_S = 15.0  # until one that does not end by itself is ended
 _DRAIN_S = 300.0
 _SECOND_LOOK_S = 15.0
 
-_SERVICES = "services.v1alpha1.talos.dev"
 _VERSIONS = "versions.runtime.talos.dev"
 _EXTENSIONS = "extensionstatuses.runtime.talos.dev"
 
@@ -38,19 +37,6 @@ class Running:
         return f"{self.version}, schematic {self.schematic[:12]}…" if self.schematic else self.version
 
 
-@dataclass(frozen=True, slots=True)
-class Removal:
-    """How taking a control plane out of etcd ended.
-
-    Attributes:
-        done: etcd no longer has the member, as far as anybody can tell.
-        said: what happened, in a sentence; a warning where `done` is false.
-    """
-
-    done: bool
-    said: str
-
-
 def bootstrap(talosconfig: str, node: str, timeout_s: float) -> None:
     """Form etcd on one control plane, once; done before and healthy is success.
 
@@ -64,7 +50,7 @@ def bootstrap(talosconfig: str, node: str, timeout_s: float) -> None:
     """
     deadline = Deadline(timeout_s)
     with session(talosconfig) as talosctl:
-        answer = _retry(
+        answer = retry(
             talosctl,
             node,
             deadline,
@@ -72,8 +58,12 @@ def bootstrap(talosconfig: str, node: str, timeout_s: float) -> None:
             lambda: talosctl.ask("bootstrap", node=node, timeout_s=deadline.limit(CALL_S)),
         )
         before = "its etcd has data from before, but" if answer.already else "bootstrapped, but"
-        _retry(
-            talosctl, node, deadline, f"{before} etcd is not healthy", lambda: _etcd(talosctl, node, deadline)
+        retry(
+            talosctl,
+            node,
+            deadline,
+            f"{before} etcd is not healthy",
+            lambda: etcd_status(talosctl, node, deadline),
         )
 
 
@@ -111,7 +101,7 @@ def wait_healthy(
                 )
                 if not said.good and (reason := talosctl.permanent(node, said)):
                     raise NodeError(f"{node}: {reason}. Its last answer:\n  {said.said}")
-            deadline.pause(_POLL_S)
+            deadline.poll()
             if not deadline.left:
                 raise NodeError(
                     f"the cluster is not healthy within {timeout_s:.0f} s. talosctl waits for {problem}\n"
@@ -127,7 +117,7 @@ def kubeconfig(talosconfig: str, node: str, timeout_s: float = 60) -> str:
     """
     deadline = Deadline(timeout_s)
     with session(talosconfig) as talosctl:
-        answer = _retry(
+        answer = retry(
             talosctl,
             node,
             deadline,
@@ -243,103 +233,6 @@ def upgrade_all(
     return upgraded
 
 
-def remove_control_plane(
-    talosconfig: str,
-    node: str,
-    others: Sequence[str],
-    *,
-    timeout_s: float = 120,
-    dead_after_s: float = 30,
-) -> Removal:
-    """Take a control plane out of etcd, before its machine goes.
-
-    Args:
-        talosconfig: the cluster's; secret.
-        node: address of the one that goes; it may be dead.
-        others: addresses of the control planes that stay.
-        timeout_s: seconds for all of it.
-        dead_after_s: seconds after which a cluster of which nobody answers is taken for dead.
-
-    Returns:
-        What happened; a dead cluster is no error, for nothing can be left there.
-
-    Raises:
-        NodeError: the rest would be without a majority, or etcd refused.
-    """
-    if not others:
-        return Removal(True, f"{node}: the last control plane; there is no etcd to leave")
-    deadline = Deadline(timeout_s)
-    with session(talosconfig) as talosctl:
-        members, here, answers = _members(talosctl, others, Deadline(min(dead_after_s, timeout_s)))
-        if members is None:
-            if not _anybody(talosctl, others):
-                return Removal(
-                    False,
-                    f"warning: {node} stays in etcd's list of members: no other control plane answers within "
-                    f"{dead_after_s:.0f} s, so the cluster is taken for dead",
-                )
-            raise NodeError(
-                f"{node}: not removed: the other control planes answer, but their etcd does not:\n{answers}\n"
-                "etcd has no majority. Mend it first (`talosctl -n ADDRESS service etcd`): a machine that "
-                "goes now may hold the only good copy."
-            )
-        member = next((each for each in members if each.address == node), None)
-        if member is None:
-            return Removal(True, f"{node}: etcd does not have it as a member")
-        _keep_majority(talosctl, node, members, deadline)
-        own = _etcd(talosctl, node, Deadline(min(10, timeout_s)))
-        answer = (
-            talosctl.ask("etcd", "leave", node=node, timeout_s=deadline.limit(CALL_S)) if own.good else own
-        )
-        left = answer.good
-        if not left:  # its own way failed, or the machine is dead: the others strike it off
-            answer = talosctl.ask(
-                "etcd", "remove-member", member.identity, node=here, timeout_s=deadline.limit(CALL_S)
-            )
-        while deadline.left:
-            members, _, _ = _members(talosctl, [here], Deadline(deadline.limit(10)))
-            if members is not None and all(each.address != node for each in members):
-                how = (
-                    "left etcd" if left else "was struck off etcd's list by the others, for it did not leave"
-                )
-                return Removal(True, f"{node} {how}; {len(members)} members stay")
-            deadline.pause(_POLL_S)
-        raise unreachable(talosctl, node, "etcd did not let it go", answer, deadline)
-
-
-@dataclass(frozen=True, slots=True)
-class _Member:
-    identity: str
-    hostname: str
-    address: str
-    learner: bool
-
-
-def _retry(talosctl: Talosctl, node: str, deadline: Deadline, what: str, ask: Callable[[], Answer]) -> Answer:
-    """Ask until it works or had been done before; stop at once at what cannot mend."""
-    while True:
-        answer = ask()
-        if answer.good or answer.already:
-            return answer
-        if reason := talosctl.permanent(node, answer):
-            raise NodeError(f"{node}: {what}: {reason}. Its last answer:\n  {answer.said}")
-        if not deadline.left:
-            raise unreachable(talosctl, node, what, answer, deadline)
-        deadline.pause(_POLL_S)
-
-
-def _etcd(talosctl: Talosctl, node: str, deadline: Deadline) -> Answer:
-    """Say whether a node's etcd service is healthy."""
-    services, answer = talosctl.resources(_SERVICES, node=node, via=(), timeout_s=deadline.limit(CALL_S))
-    if services is None:
-        return answer
-    etcd = services.get("etcd", {})
-    if etcd.get("running") and etcd.get("healthy"):
-        return answer
-    state = "is not running" if not etcd.get("running") else "runs, but is not healthy"
-    return Answer(False, "", f"its service etcd {state}", "")
-
-
 def _running(talosctl: Talosctl, node: str, via: Sequence[str], deadline: Deadline) -> Running:
     """Return what a node runs; it may have just rebooted."""
     found: dict[str, dict[str, dict[str, object]]] = {}
@@ -352,7 +245,7 @@ def _running(talosctl: Talosctl, node: str, via: Sequence[str], deadline: Deadli
             found[kind] = specs
         return answer
 
-    _retry(talosctl, node, deadline, "it does not say which version it runs", ask)
+    retry(talosctl, node, deadline, "it does not say which version it runs", ask)
     version = str(found[_VERSIONS].get("version", {}).get("version", "unknown"))
     layers = [spec.get("metadata") for spec in found[_EXTENSIONS].values()]
     schematic = next(
@@ -445,56 +338,3 @@ def _after_failure(node: str) -> str:
         f"Its disk was not replaced. Look at `talosctl -n {node} dmesg`; `talosctl -n {node} rollback` boots "
         "what it ran before; `kubectl uncordon` if it is still cordoned."
     )
-
-
-def _members(
-    talosctl: Talosctl, nodes: Sequence[str], deadline: Deadline
-) -> tuple[list[_Member] | None, str, str]:
-    """Return etcd's members by the first node that knows them, that node, and else what each said."""
-    said: dict[str, str] = {}
-    while True:
-        for node in nodes:
-            answer = talosctl.ask("etcd", "members", node=node, timeout_s=deadline.limit(10))
-            if answer.good and (members := _parse_members(answer.stdout)):
-                return members, node, ""
-            said[node] = answer.said
-        if not deadline.left:
-            return None, "", "\n".join(f"  {node}: {text}" for node, text in said.items())
-        deadline.pause(_POLL_S)
-
-
-def _parse_members(table: str) -> list[_Member]:
-    """Read the table of `talosctl etcd members`, which has no other form."""
-    head, *rows = table.splitlines() or [""]
-    names = re.split(r"\s{2,}", head.strip())
-    found = []
-    for row in rows:
-        cells = dict(zip(names, re.split(r"\s{2,}", row.strip()), strict=False))
-        host = re.search(r"https?://\[?([^]/,]+?)]?:\d+", cells.get("PEER URLS", ""))
-        if host and "ID" in cells:
-            learner = cells.get("LEARNER") == "true"
-            found.append(_Member(cells["ID"], cells.get("HOSTNAME", ""), host[1], learner))
-    return found
-
-
-def _anybody(talosctl: Talosctl, nodes: Sequence[str]) -> bool:
-    return any(talosctl.ask("version", node=node, timeout_s=5).good for node in nodes)
-
-
-def _keep_majority(talosctl: Talosctl, node: str, members: Sequence[_Member], deadline: Deadline) -> None:
-    """Refuse when the voters that stay would be without a healthy majority."""
-    staying = [member for member in members if member.address != node and not member.learner]
-    sick = [
-        member.address
-        for member in staying
-        if not _etcd(talosctl, member.address, Deadline(deadline.limit(10))).good
-    ]
-    if not staying:
-        raise NodeError(f"{node}: not removed: no other etcd member has a vote yet. Wait until one has.")
-    needed = len(staying) // 2 + 1
-    if len(staying) - len(sick) < needed:
-        raise NodeError(
-            f"{node}: not removed: of the {len(staying)} etcd members that stay, {needed} must be healthy, "
-            f"and {', '.join(sick)} {'is' if len(sick) == 1 else 'are'} not. etcd would stop. "
-            "Mend or replace those first."
-        )

@@ -5,10 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from layer1.errors import NodeError
-from layer1.talos.talosctl_api import CALL_S, Deadline, session, unreachable
-
-_POLL_S = 3.0
+from layer1.talos.talosctl_api import CALL_S, Deadline, retry, session
 
 
 def apply_config(talosconfig: str, node: str, config: str, timeout_s: float) -> None:
@@ -30,14 +27,12 @@ def apply_config(talosconfig: str, node: str, config: str, timeout_s: float) -> 
         file = Path(folder) / "machine-config.yaml"
         file.touch(mode=0o600)
         file.write_text(config)
-        while True:
-            answer = talosctl.ask(
+        retry(
+            talosctl,
+            node,
+            deadline,
+            "did not take its machine config",
+            lambda: talosctl.ask(
                 "apply-config", f"--file={file}", "--mode=auto", node=node, timeout_s=deadline.limit(CALL_S)
-            )
-            if answer.good:
-                return
-            if reason := talosctl.permanent(node, answer):
-                raise NodeError(f"{node}: {reason}. Its last answer:\n  {answer.said}")
-            if not deadline.left:
-                raise unreachable(talosctl, node, "did not take its machine config", answer, deadline)
-            deadline.pause(_POLL_S)
+            ),
+        )

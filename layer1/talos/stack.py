@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
+from layer1 import identity
 from layer1.model import Node, Os, Role, StackConfig
 from layer1.paths import ASSETS
 from layer1.talos import machine_config, schematic
@@ -36,7 +38,11 @@ def cluster_spec(stack: StackConfig) -> ClusterSpec:
         virtual_ip=talos.virtual_ip,
         talos_version=stack.images.talos.version,
         kubernetes_version=talos.kubernetes_version,
-        schedule_on_control_planes=not workers(stack),
+        schedule_on_control_planes=(
+            not workers(stack)
+            if talos.schedule_on_control_planes is None
+            else talos.schedule_on_control_planes
+        ),
     )
 
 
@@ -49,6 +55,17 @@ def access(cluster: ClusterSpec) -> ClusterSpec:
         talos_version=machine_config.DEFAULT_VERSION,
         kubernetes_version=None,
     )
+
+
+def members(stack: StackConfig) -> list[dict[str, str]]:
+    """Return who is in the cluster, as the tasks take it."""
+    return [{"name": node.name, "address": node.ip, "role": str(node.role)} for node in stack.of(Os.TALOS)]
+
+
+def root_file_name(stack: StackConfig, node: Node) -> str:
+    """Name a node's root disk, by what a disk cannot change: another of it is another disk."""
+    kept = json.dumps([str(node.role), machine_spec(stack, node).address, str(stack.talos.encryption)])
+    return f"{node.name}-root-{identity.content_id(kept)}.qcow2"
 
 
 def machine_spec(stack: StackConfig, node: Node) -> MachineSpec:

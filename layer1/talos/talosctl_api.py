@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from layer1.errors import NodeError, ToolError
 from layer1.processes import run
 
 CALL_S = 30.0
+POLL_S = 3.0
 # A node without its config waits in maintenance mode for ever; one that is still looking is there a moment.
 MAINTENANCE_S = 60.0
 
@@ -105,6 +106,10 @@ class Deadline:
     def pause(self, seconds: float) -> None:
         """Sleep, but not past the end."""
         time.sleep(min(seconds, self.left))
+
+    def poll(self) -> None:
+        """Sleep until it is worth asking again."""
+        self.pause(POLL_S)
 
 
 class Talosctl:
@@ -237,3 +242,20 @@ def unreachable(talosctl: Talosctl, node: str, what: str, answer: Answer, deadli
         f"  {talosctl.explain(node, answer)}\nWhen that is mended, run the same command again: it goes on "
         "where it stopped."
     )
+
+
+def retry(talosctl: Talosctl, node: str, deadline: Deadline, what: str, ask: Callable[[], Answer]) -> Answer:
+    """Ask until it works or had been done before; stop at once at what cannot mend.
+
+    Raises:
+        NodeError: `what` says what did not come about; with the node's last answer.
+    """
+    while True:
+        answer = ask()
+        if answer.good or answer.already:
+            return answer
+        if reason := talosctl.permanent(node, answer):
+            raise NodeError(f"{node}: {what}: {reason}. Its last answer:\n  {answer.said}")
+        if not deadline.left:
+            raise unreachable(talosctl, node, what, answer, deadline)
+        deadline.poll()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+from dataclasses import asdict
 from typing import Any
 
-from layer1.talos import api, apply, machine_config
+from layer1.talos import api, apply, machine_config, membership, retire
 from layer1.talos.machine_config import ClusterSpec, Encryption, MachineSpec, Role
 
 Request = dict[str, Any]
@@ -49,6 +52,28 @@ def _bootstrap(request: Request) -> str:
     return ""
 
 
+def _members(request: Request) -> str:
+    """Retire who was a member and is none any more; the output tells the next run who is one."""
+    now = [_member(raw) for raw in request["members"]]
+    previous = os.environ.get("PULUMI_COMMAND_STDOUT")
+    before = [_member(raw) for raw in json.loads(previous)] if previous else now
+    retire.retire(request["talosconfig"], before, now, request["timeout_s"])
+    return json.dumps([asdict(member) for member in now])
+
+
+def _member(raw: Request) -> retire.Member:
+    return retire.Member(name=raw["name"], address=raw["address"], role=Role(raw["role"]))
+
+
+def _join(request: Request) -> str:
+    membership.wait_member(request["talosconfig"], request["node"], request["timeout_s"])
+    return ""
+
+
+def _leave(request: Request) -> str:
+    return membership.leave(request["talosconfig"], request["node"], request["others"], request["timeout_s"])
+
+
 def _health(request: Request) -> str:
     api.wait_healthy(
         request["talosconfig"], request["control_planes"], request["workers"], request["timeout_s"]
@@ -77,6 +102,9 @@ TASKS = {
     "talos-config": _config,
     "talos-apply": _apply,
     "talos-bootstrap": _bootstrap,
+    "talos-members": _members,
+    "talos-join": _join,
+    "talos-leave": _leave,
     "talos-health": _health,
     "talos-upgrade": _upgrade,
     "talos-kubeconfig": _kubeconfig,

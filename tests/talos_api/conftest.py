@@ -54,7 +54,7 @@ def pki(tmp_path_factory: pytest.TempPathFactory, _talosctl: None) -> Pki:
 
 @pytest.fixture(autouse=True)
 def _brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "_POLL_S", 0.1)
+    monkeypatch.setattr(talosctl_api, "POLL_S", 0.1)
     monkeypatch.setattr(api, "_ROUND_S", 2.0)
     monkeypatch.setattr(api, "_ROUND_MORE_S", 3.0)
     monkeypatch.setattr(api, "_SECOND_LOOK_S", 1.0)

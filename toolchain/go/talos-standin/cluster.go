@@ -64,6 +64,7 @@ type node struct {
 	Cordoned  bool      `json:"cordoned"`
 	Deleted   bool      `json:"deleted"` // its Kubernetes node is gone
 	Upgrade   string    `json:"upgrade"`
+	Stays     bool      `json:"stays"` // a shutdown never ends
 	BootID    string    `json:"boot_id"`
 
 	pending string // image of an upgrade that a reboot will run
@@ -251,6 +252,17 @@ func (c *cluster) bootstrap(n *node) error {
 		}
 	}
 	return nil
+}
+
+// shutDown takes the node away for good, unless it never does.
+func (c *cluster) shutDown(n *node) {
+	time.Sleep(time.Duration(c.plan.RebootSeconds * float64(time.Second)))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !n.Stays {
+		n.Face = faceAbsent
+		_ = c.show(n)
+	}
 }
 
 // reboot takes the node away for a moment; an installed upgrade runs afterwards.

@@ -222,11 +222,15 @@ func (a *apid) Events(request *machine.EventsRequest, stream grpc.ServerStreamin
 	return status.Error(codes.Unavailable, "the node goes down")
 }
 
-// A node takes any config here: what is in it is talosctl's and the tests' own business.
+// A node takes any config here: what is in it is talosctl's and the tests' own business. A control plane that
+// left etcd, or was made after the bootstrap, joins with it.
 func (a *apid) ApplyConfiguration(
 	ctx context.Context, _ *machine.ApplyConfigurationRequest,
 ) (*machine.ApplyConfigurationResponse, error) {
-	messages, err := each(ctx, a, func(*node) (*machine.ApplyConfiguration, error) {
+	messages, err := each(ctx, a, func(n *node) (*machine.ApplyConfiguration, error) {
+		if n.Role == controlPlane && n.Etcd == etcdNone && a.cluster.bootstrapped() {
+			n.Etcd = etcdRunning
+		}
 		return &machine.ApplyConfiguration{
 			Mode:        machine.ApplyConfigurationRequest_NO_REBOOT,
 			ModeDetails: "Applied configuration without a reboot",
@@ -241,6 +245,14 @@ func (a *apid) Reboot(ctx context.Context, _ *machine.RebootRequest) (*machine.R
 		return &machine.Reboot{ActorId: "reboot-" + n.Hostname}, nil
 	})
 	return &machine.RebootResponse{Messages: messages}, err
+}
+
+func (a *apid) Shutdown(ctx context.Context, _ *machine.ShutdownRequest) (*machine.ShutdownResponse, error) {
+	messages, err := each(ctx, a, func(n *node) (*machine.Shutdown, error) {
+		go a.cluster.shutDown(n)
+		return &machine.Shutdown{ActorId: "shutdown-" + n.Hostname}, nil
+	})
+	return &machine.ShutdownResponse{Messages: messages}, err
 }
 
 func (a *apid) Reset(ctx context.Context, request *machine.ResetRequest) (*machine.ResetResponse, error) {
