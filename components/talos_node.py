@@ -148,7 +148,7 @@ class TalosNode(pulumi.ComponentResource):
                 self,
                 provider=host.provider,
                 delete_before_replace=True,
-                replace_with=[root, host.network],
+                replace_with=[host.network],
                 depends_on=[seed.volume, reservation.resource],
             ),
         )

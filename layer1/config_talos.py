@@ -11,6 +11,7 @@ from layer1.model import (
     NetworkConfig,
     Node,
     NodeConfig,
+    Os,
     Role,
     Sized,
     TalosConfig,
@@ -64,6 +65,7 @@ def check_cluster(
     """
     _check_count(roles.count(Role.CONTROLPLANE), say)
     _check_endpoint(talos, nodes, roles.count(Role.CONTROLPLANE), say)
+    _check_hosts(nodes, say)
     if network is None or talos.virtual_ip is None:
         return
     key = "layer1:talos.virtual_ip"
@@ -77,8 +79,19 @@ def check_cluster(
             say(key, f"is the address of {node.key} already")
 
 
+def _check_hosts(nodes: Iterable[Node], say: Say) -> None:
+    mine = [node for node in nodes if node.os == Os.TALOS]
+    for node in mine:
+        if node.host_name != mine[0].host_name:
+            say(
+                f"{node.key}.host",
+                f"must be {mine[0].host_name} as well: each host has a network of its own, on which the "
+                "cluster's other nodes cannot be reached",
+            )
+
+
 def _check_endpoint(talos: TalosConfig, nodes: Iterable[Node], count: int, say: Say) -> None:
-    if count < 2:
+    if count not in (3, 5):
         return
     own = {node.ip for node in nodes if node.role == Role.CONTROLPLANE}
     endpoint = talos.endpoint or talos.virtual_ip

@@ -51,7 +51,11 @@ _HINTS = (
         "expired or is not yet valid",
         "its clock or this machine's is wrong: it waits for a time server (NTP)",
     ),
-    ("expired certificate", "its clock or this machine's is wrong: it waits for a time server (NTP)"),
+    (
+        "expired certificate",
+        "its clock or this machine's is wrong; or the talosconfig is a year old: raise "
+        "layer1:talos.talosconfig_serial and run `make up`",
+    ),
     ("connection refused", "the machine is up, but not Talos' API: look at the node's console"),
     ("no route to host", "nothing has the address: is the domain running, on this network?"),
     ("handshake failed: context deadline", "what has the address takes connections and says nothing"),

@@ -66,6 +66,10 @@ class _Provider(mocks.Mocks):
                 "ignition": json.dumps({"ignition": {"version": "3.4.0"}, "mark": f"{MARK} {args.name}"}),
                 "seed": f"/work/seeds/{args.name}.iso",
                 "node-ready": "{}",
+                "talos-secrets": f"{MARK} {args.name}",
+                "talos-talosconfig": f"{MARK} {args.name}",
+                "talos-config": f"# {MARK} {args.name}\n",
+                "talos-kubeconfig": f"{MARK} {args.name}",
             }
             outputs = {"stdout": said.get(task_of(args.inputs), ""), "stderr": ""}
         return f"id-of-{args.name}", args.inputs | outputs

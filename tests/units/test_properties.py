@@ -19,6 +19,8 @@ from unit_support import MINIMAL, OPERATOR, STACK
 from layer1 import butane, config, identity, ignition, model, sshkeys
 from layer1.errors import ConfigError, RenderError
 from layer1.plan import plan_lines
+from layer1.talos import machine_config
+from layer1.talos import stack as talos_stack
 
 SCALARS = (
     st.none()
@@ -45,6 +47,7 @@ KEY_NAMES = st.sampled_from(
     [
         *("hosts", "network", "images", "k3s", "defaults", "nodes", "layer2_ignition", "home", "flatcar"),
         *("talos", "role", "virtual_ip", "endpoint", "schematic", "registry", "time_servers", "encryption"),
+        *("schedule_on_control_planes", "talosconfig_serial", "nameservers", "operator_networks"),
         *(
             "name",
             "os",
@@ -105,6 +108,8 @@ FULL: dict[str, Any] = {
         "nameservers": ["10.11.0.1"],
         "time_servers": ["time.example"],
         "operator_networks": ["10.11.0.1"],
+        "schedule_on_control_planes": True,
+        "talosconfig_serial": 1,
         "bootstrap_timeout_s": 900,
     },
     "k3s": {
@@ -435,3 +440,34 @@ def test_only_what_lies_below_a_read_only_place_is_refused(segments: list[str], 
         assert ignition.read_only_paths({"storage": {kind: [{"path": place + path}]}}) == [place + path]
         assert not ignition.read_only_paths({"storage": {kind: [{"path": f"/opt{place}{path}"}]}})
         assert not ignition.read_only_paths({"storage": {kind: [{"path": f"{place}x{path}"}]}})
+
+
+# Talos: what the configuration lets through, the cluster's own checks take as well.
+_OCTETS = st.lists(st.integers(6, 250), min_size=6, max_size=6, unique=True)
+
+
+@given(
+    octets=_OCTETS,
+    planes=st.sampled_from([1, 3, 5]),
+    worker=st.booleans(),
+    virtual=st.booleans(),
+    talos=st.fixed_dictionaries({"encryption": st.sampled_from(["none", "node-id"]), "cluster_name": NAMES}),
+)
+def test_every_valid_cluster_is_one_that_talosctl_can_be_told_of(
+    octets: list[int], planes: int, worker: bool, virtual: bool, talos: dict[str, Any]
+) -> None:
+    names = [*(f"cp-{at}" for at in range(planes)), *(["worker"] if worker else [])]
+    nodes = [
+        {
+            "name": name,
+            "os": "talos",
+            "role": "worker" if name == "worker" else "controlplane",
+            "ip": f"10.11.0.{octet}",
+        }
+        for name, octet in zip(names, octets, strict=False)
+    ]
+    leads = {"virtual_ip": "10.11.0.5"} if virtual else {"endpoint": f"{talos['cluster_name']}.example"}
+    stack = config.load(STACK, {"talos": talos | leads, "nodes": nodes}, {})
+    cluster = talos_stack.cluster_spec(stack)
+    for node in stack.nodes:
+        assert machine_config.patches(cluster, talos_stack.machine_spec(stack, node))
