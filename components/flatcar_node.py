@@ -10,6 +10,7 @@ import pulumi
 import pulumi_random as random
 
 from components import _commands, _libvirt
+from components._node_parts import GIB, data_volumes, reserved_address
 from components._options import child_of
 from components.hypervisor import BaseImage, Hypervisor
 from components.seed_iso import SeedIso, SeedIsoArgs
@@ -19,7 +20,6 @@ from layer1.machine import machine
 from layer1.model import Node, StackConfig
 
 TOKEN = "layer1:index:FlatcarNode"  # noqa: S105 - a Pulumi type token
-_GIB = 1024**3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,37 +92,13 @@ class FlatcarNode(pulumi.ComponentResource):
             f"{name}-root",
             root_name,
             host.pool.name,
-            size_bytes=node.disk_gib.value * _GIB,
+            size_bytes=node.disk_gib.value * GIB,
             base=args.image.volume,
             # Ignition runs on the first boot of a fresh root alone: another seed needs another root.
             opts=child_of(self, replace_with=[seed.volume], **on_host),
         )
-        data = [
-            _libvirt.disk_volume(
-                f"{name}-data-{disk.name}",
-                f"{node.name}-data-{disk.name}.qcow2",
-                host.pool.name,
-                size_bytes=disk.size_gib * _GIB,
-                base=None,
-                # The operator's data: never replaced or removed by a plan.
-                opts=child_of(self, provider=host.provider, protect=True, retain_on_delete=True),
-            )
-            for disk in node.data_disks
-        ]
-        reservation = _commands.task(
-            f"{name}-address",
-            "reserve-address",
-            {
-                "uri": host.uri,
-                "network": host.network.name,
-                "mac": node.mac,
-                "ip": node.ip,
-                "name": node.name,
-            },
-            undo="release-address",
-            triggers=[node.mac, node.ip, host.network.id],
-            opts=child_of(self, delete_before_replace=True),
-        )
+        data = data_volumes(self, name, node, host)
+        reservation = reserved_address(self, name, node, host)
         domain = _libvirt.domain(
             f"{name}-domain",
             described,
@@ -133,7 +109,7 @@ class FlatcarNode(pulumi.ComponentResource):
             child_of(
                 self,
                 replace_with=[root, seed.volume, host.network],
-                depends_on=[reservation.resource],
+                depends_on=[reservation],
                 **on_host,
             ),
         )

@@ -9,6 +9,7 @@ from typing import Any
 import pulumi
 
 from components import _commands, _libvirt
+from components._node_parts import GIB, data_volumes, reserved_address
 from components._options import child_of
 from components.hypervisor import BaseImage, Hypervisor
 from components.seed_iso import SeedIso, SeedIsoArgs
@@ -20,7 +21,6 @@ from layer1.talos import seed as talos_seed
 from layer1.talos import stack as talos_stack
 
 TOKEN = "layer1:index:TalosNode"  # noqa: S105 - a Pulumi type token
-_GIB = 1024**3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,10 +95,10 @@ class TalosNode(pulumi.ComponentResource):
             child_of(self),
         )
         root = _libvirt.disk_volume(
-            f"{name}-root",
+            f"{name}-{talos_stack.root_kind(node)}",
             talos_stack.root_file_name(args.stack, node),
             host.pool.name,
-            size_bytes=node.disk_gib.value * _GIB,
+            size_bytes=node.disk_gib.value * GIB,
             base=args.image.volume,
             opts=child_of(
                 self,
@@ -109,32 +109,18 @@ class TalosNode(pulumi.ComponentResource):
                 depends_on=list(args.after),
             ),
         )
-        data = [
-            _libvirt.disk_volume(
-                f"{name}-data-{disk.name}",
-                f"{node.name}-data-{disk.name}.qcow2",
-                host.pool.name,
-                size_bytes=disk.size_gib * _GIB,
-                base=None,
-                # The operator's data: never replaced or removed by a plan.
-                opts=child_of(self, provider=host.provider, protect=True, retain_on_delete=True),
+        data = data_volumes(self, name, node, host)
+        before: list[pulumi.Resource] = [seed.volume, reserved_address(self, name, node, host)]
+        if described.vtpm:
+            # The provider keeps the vTPM's state when it replaces the domain; it goes with the node.
+            vtpm = _commands.task(
+                f"{name}-vtpm",
+                "keep-vtpm",
+                {"uri": host.uri, "uuid": node.uuid},
+                undo="forget-vtpm",
+                opts=child_of(self),
             )
-            for disk in node.data_disks
-        ]
-        reservation = _commands.task(
-            f"{name}-address",
-            "reserve-address",
-            {
-                "uri": host.uri,
-                "network": host.network.name,
-                "mac": node.mac,
-                "ip": node.ip,
-                "name": node.name,
-            },
-            undo="release-address",
-            triggers=[node.mac, node.ip, host.network.id],
-            opts=child_of(self, delete_before_replace=True),
-        )
+            before.append(vtpm.resource)
         domain = _libvirt.domain(
             f"{name}-domain",
             described,
@@ -149,7 +135,7 @@ class TalosNode(pulumi.ComponentResource):
                 provider=host.provider,
                 delete_before_replace=True,
                 replace_with=[host.network],
-                depends_on=[seed.volume, reservation.resource],
+                depends_on=before,
             ),
         )
         self.applied = _commands.task(

@@ -24,6 +24,7 @@ from layer1.model import (
     Accel,
     Arch,
     DefaultsConfig,
+    Encryption,
     Firmware,
     HostConfig,
     ImagesConfig,
@@ -179,6 +180,7 @@ def load(stack: str, raw: Mapping[str, Any], environment: Mapping[str, str]) -> 
         hosts=_hosts(raw.get("hosts"), problems),
         network=network,
         images=images,
+        talos=talos,
         defaults=defaults,
         environment=_defaults_from_environment(environment, problems),
         given_defaults=frozenset(map(str, raw_defaults)) if isinstance(raw_defaults, dict) else frozenset(),
@@ -351,6 +353,7 @@ class _Context:
     hosts: dict[str, HostConfig]
     network: NetworkConfig | None
     images: ImagesConfig | None
+    talos: TalosConfig | None
     defaults: DefaultsConfig | None
     environment: dict[str, Sized]
     given_defaults: frozenset[str]
@@ -384,6 +387,9 @@ def _resolve(stack: str, read: _Read, context: _Context, problems: _Problems) ->
     disk = _sized("disk_gib", node, place, context)
     memory = _sized("memory_mib", node, place, context)
     keys: list[str] = []
+    secure_boot = node.os == Os.TALOS and (context.talos or TalosConfig()).encryption == Encryption.TPM
+    if secure_boot:
+        config_talos.check_secure_boot(node, place, problems.add)
     if node.os == Os.TALOS:
         if "role" not in read.wrong:
             config_talos.check_node(node, place, memory, disk, problems.add)
@@ -404,7 +410,9 @@ def _resolve(stack: str, read: _Read, context: _Context, problems: _Problems) ->
         role=node.role or Role.SERVER,
         host_name=host_name,
         arch=node.arch,
-        firmware=node.firmware or (Firmware.UEFI if node.arch == Arch.AARCH64 else Firmware.BIOS),
+        firmware=node.firmware
+        or (Firmware.UEFI if node.arch == Arch.AARCH64 or secure_boot else Firmware.BIOS),
+        secure_boot=secure_boot,
         ip=ip,
         mac=identity.mac_address(stack, node.name),
         uuid=identity.domain_uuid(stack, node.name),

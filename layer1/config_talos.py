@@ -8,6 +8,8 @@ from ipaddress import IPv4Address, IPv4Network
 from layer1.model import (
     TALOS_DISK_GIB,
     TALOS_MEMORY_MIB,
+    Arch,
+    Firmware,
     NetworkConfig,
     Node,
     NodeConfig,
@@ -39,6 +41,18 @@ def check_node(node: NodeConfig, place: str, memory: Sized, disk: Sized, say: Sa
         say(f"{place}.ssh_authorized_keys", "has no place here: Talos has no SSH; talosctl speaks to its API")
     if "updates" in node.model_fields_set:
         say(f"{place}.updates", "is Flatcar's; layer1:images.talos.version upgrades Talos nodes")
+
+
+def check_secure_boot(node: NodeConfig, place: str, say: Say) -> None:
+    """Check that a node can have Secure Boot and a vTPM."""
+    if node.firmware == Firmware.BIOS:
+        say(f"{place}.firmware", "must be uefi with layer1:talos.encryption tpm, which needs Secure Boot")
+    if node.arch == Arch.AARCH64:
+        say(
+            f"{place}.arch",
+            "must be x86_64 with layer1:talos.encryption tpm: arm64 guests have no SMM, without which the "
+            "guest itself can change Secure Boot's keys; use encryption node-id",
+        )
 
 
 def check_images(schematic: str, say: Say) -> None:

@@ -46,6 +46,7 @@ def domain_sheet(node: Node, host: HostConfig, pool_directory: str, virtual_ip: 
             "arch": str(node.arch),
             "svirt": str(host.svirt),
             "hard-limit-mib": str(limit),
+            "secure-boot": "yes" if node.secure_boot else "no",
         },
     )
 

@@ -10,10 +10,13 @@ from layer1.model import Accel, Arch, Firmware, NetworkMode, Node, Role, StackCo
 
 _MACHINE = {Arch.X86_64: "q35", Arch.AARCH64: "virt"}
 _FIRMWARE = {
-    # The plain code, by path: for "efi" libvirt picks the Secure Boot build, which starts no unsigned loader.
+    # By path: for "efi" libvirt picks the Secure Boot build, which starts no unsigned loader.
     Arch.X86_64: ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
     Arch.AARCH64: ("/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd"),
 }
+
+_SECURE_FIRMWARE = ("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd")
+"""Variables without any key: in this setup mode the image's own loader enrols its keys on the first boot."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +36,7 @@ class Machine:
     mac: str
     data_disks: tuple[str, ...]
     passthrough_disks: tuple[str, ...]
+    vtpm: bool
     sheet: str
 
     @property
@@ -55,7 +59,7 @@ def machine(stack: StackConfig, node: Node) -> Machine:
     """Describe a node's domain."""
     host = stack.hosts[node.host_name]
     name = domain_name(stack, node)
-    code, template = _FIRMWARE[node.arch]
+    code, template = _SECURE_FIRMWARE if node.secure_boot else _FIRMWARE[node.arch]
     return Machine(
         domain_name=name,
         domain_type="kvm" if host.accel == Accel.KVM else "qemu",
@@ -70,6 +74,7 @@ def machine(stack: StackConfig, node: Node) -> Machine:
         mac=node.mac.upper(),  # as the provider reads it back
         data_disks=tuple(disk.name for disk in node.data_disks),
         passthrough_disks=node.passthrough_disks,
+        vtpm=node.secure_boot,
         sheet=domain_sheet(
             node,
             host,

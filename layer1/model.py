@@ -101,10 +101,14 @@ class TalosDisk(StrEnum):
 
 
 class Encryption(StrEnum):
-    """What the keys of Talos' STATE and EPHEMERAL come from: nothing, or the machine's UUID."""
+    """What the keys of Talos' STATE and EPHEMERAL come from: nothing, the machine's UUID, or a vTPM.
+
+    The vTPM's keys hang on Secure Boot, so this also means UEFI and the image that is signed for it.
+    """
 
     NONE = "none"
     NODE_ID = "node-id"
+    TPM = "tpm"
 
 
 class Arch(StrEnum):
@@ -236,13 +240,7 @@ class TalosConfig(Model):
     endpoint: HostOrAddress | None = None
     virtual_ip: Address | None = None
     kubernetes_version: KubernetesVersion | None = None
-    encryption: Annotated[
-        Encryption,
-        one_of(
-            Encryption,
-            tpm="needs Secure Boot and a vTPM, which are planned, not in this version; use node-id",
-        ),
-    ] = Encryption.NODE_ID
+    encryption: Annotated[Encryption, one_of(Encryption)] = Encryption.NODE_ID
     nameservers: list[Address] = Field(default_factory=list)
     time_servers: list[HostOrAddress] = Field(default_factory=list)
     operator_networks: list[NetworkOrAddress] = Field(default_factory=list)
@@ -319,7 +317,7 @@ class Sized(Model):
 class Node(Model):
     """One node, with every default filled in.
 
-    `key` is where the stack file has it (`layer1:nodes[0]`).
+    `key` is where the stack file has it (`layer1:nodes[0]`). `secure_boot` means a vTPM besides.
     """
 
     key: str
@@ -329,6 +327,7 @@ class Node(Model):
     host_name: str
     arch: Arch
     firmware: Firmware
+    secure_boot: bool
     ip: str
     mac: str
     uuid: str

@@ -42,6 +42,7 @@ def image_request(stack: StackConfig, node: Node) -> dict[str, str]:
             "version": talos.version,
             "arch": _ARCH[node.arch],
             "schematic": talos.schematic,
+            "secure_boot": "yes" if node.secure_boot else "no",
             "disk": str(talos.disk),
             "base_url": talos.base_url,
         }
@@ -82,6 +83,7 @@ def wanted(request: dict[str, str]) -> artefact.Artefact:
             request["version"],
             request["arch"],
             schematic_file=ASSETS / "talos" / request["schematic"],
+            secure_boot=request["secure_boot"] == "yes",
             disk=request["disk"],
             base_url=request["base_url"],
         )

@@ -58,6 +58,15 @@ def _node_ready(request: Request) -> str:
     return json.dumps(node_ready.wait(node_ready.Target(**request)))
 
 
+def _keep_vtpm(request: Request) -> str:
+    return f"the state of the vTPM of {request['uuid']} goes with the node"
+
+
+def _forget_vtpm(request: Request) -> str:
+    virsh.forget_vtpm(request["uri"], request["uuid"])
+    return ""
+
+
 def _keep_bases(request: Request) -> str:
     return f"{request['prefix']}* in {request['pool']} goes with the stack"
 
@@ -77,6 +86,8 @@ TASKS: dict[str, Callable[[Request], str]] = {
     "reserve-address": _reserve_address,
     "release-address": _release_address,
     "node-ready": _node_ready,
+    "keep-vtpm": _keep_vtpm,
+    "forget-vtpm": _forget_vtpm,
     "keep-bases": _keep_bases,
     "drop-bases": _drop_bases,
     **talos_tasks.TASKS,

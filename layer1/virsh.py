@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import subprocess
+import tempfile
 import xml.etree.ElementTree as ET
 
 from layer1.errors import HostError
@@ -94,3 +95,29 @@ def drop_volumes(uri: str, pool: str, prefix: str) -> None:
         name = line.split()[0] if line.strip() else ""
         if name.startswith(prefix):
             _demand(uri, "vol-delete", "--pool", pool, name)
+
+
+def forget_vtpm(uri: str, uuid: str) -> None:
+    """Remove the vTPM's state of a domain that is gone; none is fine.
+
+    A domain's vTPM keeps its state when the domain is replaced. libvirt removes the state with a domain of
+    the same UUID that does not keep it, on whatever host it runs.
+
+    Raises:
+        HostError: a domain has this UUID still, or libvirt refused.
+    """
+    if virsh(uri, "dominfo", uuid).returncode == 0:
+        raise HostError(
+            f"the domain {uuid} on {uri} is there still, so its vTPM's state stays; remove the domain first"
+        )
+    name = f"layer1-vtpm-{uuid}"
+    document = (
+        f"<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>64</memory>"
+        "<os><type arch='x86_64' machine='q35'>hvm</type></os><devices>"
+        "<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm></devices></domain>"
+    )
+    with tempfile.NamedTemporaryFile("w", prefix="layer1-", suffix=".xml") as file:
+        file.write(document)
+        file.flush()
+        _demand(uri, "define", file.name)
+    _demand(uri, "undefine", name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from layer1.model import Accel, ImageSource, Node, Os, Role, StackConfig, Svirt
+from layer1.model import Accel, Encryption, ImageSource, Node, Os, Role, StackConfig, Svirt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +50,7 @@ def walls(stack: StackConfig, node: Node) -> tuple[Wall, ...]:
             "a runaway QEMU can take the host's memory",
             f"{host_key}.memory_hard_limit",
         ),
-        *(_talos_walls() if node.os == Os.TALOS else _flatcar_walls(stack, node)),
+        *(_talos_walls(stack) if node.os == Os.TALOS else _flatcar_walls(stack, node)),
         _wall(
             "device_model", True, "virtio and one read-only CD-ROM; no USB, sound, screen, console or agent"
         ),
@@ -63,8 +63,23 @@ def _addresses(stack: StackConfig, node: Node) -> str:
     return f"{node.ip} and the virtual address {virtual}" if virtual else node.ip
 
 
-def _talos_walls() -> tuple[Wall, ...]:
+_DISK_KEY = {
+    Encryption.NODE_ID: "the disk is encrypted; its key is made from the machine's UUID, so a copied disk "
+    "alone is unreadable",
+    Encryption.TPM: "the disk is encrypted; its key is sealed in the vTPM and opens after Secure Boot alone",
+}
+
+
+def _talos_walls(stack: StackConfig) -> tuple[Wall, ...]:
+    encryption = stack.talos.encryption
     return (
+        _wall(
+            "disk_encryption",
+            encryption != Encryption.NONE,
+            _DISK_KEY.get(encryption, ""),
+            "the disk holds the cluster's keys as they are: whoever copies it has them",
+            "layer1:talos.encryption",
+        ),
         _wall("image_pinned", True, "the image has the pinned digest; the public factory signs nothing"),
         _wall("immutable_root", True, "the root is a read-only image; /etc and /usr cannot be changed"),
         _wall("no_shell", True, "no SSH, no shell, no console; an API over mutual TLS alone"),

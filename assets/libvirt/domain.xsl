@@ -14,6 +14,7 @@
   <xsl:param name="arch"/>
   <xsl:param name="svirt"/>
   <xsl:param name="hard-limit-mib"/>
+  <xsl:param name="secure-boot"/>
   <xsl:output omit-xml-declaration="yes" indent="no"/>
 
   <xsl:template match="@*|node()"><xsl:copy><xsl:apply-templates select="@*|node()"/></xsl:copy></xsl:template>
@@ -40,6 +41,8 @@
       <xsl:apply-templates select="@*|node()"/>
       <xsl:if test="$arch = 'x86_64'"><vmport state="off"/></xsl:if>
       <xsl:if test="$accel = 'kvm'"><pmu state="off"/></xsl:if>
+      <!-- Only code in system management mode may write the firmware's variables, Secure Boot's keys too. -->
+      <xsl:if test="$secure-boot = 'yes'"><smm state="on"/></xsl:if>
       <!-- Emulation alone: bounds QEMU's cache of translated code, which else takes a gibibyte. -->
       <xsl:if test="$accel = 'tcg'"><tcg><tb-cache unit="MiB">128</tb-cache></tcg></xsl:if>
     </xsl:copy>
@@ -58,6 +61,14 @@
 
   <!-- The provider asks for firmware by name on aarch64 besides the path; libvirt 9 refuses the two together. -->
   <xsl:template match="/domain/os[loader]/@firmware"/>
+  <xsl:template match="/domain/os/loader/@secure">
+    <xsl:attribute name="secure">
+      <xsl:choose>
+        <xsl:when test="$secure-boot = 'yes'">yes</xsl:when>
+        <xsl:otherwise><xsl:value-of select="."/></xsl:otherwise>
+      </xsl:choose>
+    </xsl:attribute>
+  </xsl:template>
 
   <!-- Disks. type='file' with the path: libvirt 9 writes no AppArmor rule for type='volume'. -->
   <xsl:template match="disk[@type='volume']/@type"><xsl:attribute name="type">file</xsl:attribute></xsl:template>
@@ -98,7 +109,7 @@
   <!-- Ways in that nobody needs: the screen, the guest agent, the consoles, sound, USB, pointers. -->
   <xsl:template match="devices/graphics | devices/video | devices/channel | devices/console | devices/serial
     | devices/parallel | devices/sound | devices/audio | devices/input | devices/watchdog | devices/memballoon
-    | devices/controller[@type='usb'] | devices/rng | devices/redirdev | devices/hostdev | devices/panic"/>
+    | devices/controller[@type='usb'] | devices/rng | devices/tpm | devices/redirdev | devices/hostdev | devices/panic"/>
   <xsl:template match="/domain/*[local-name()='commandline']"/>
 
   <xsl:template match="/domain/devices">
@@ -109,6 +120,10 @@
       <memballoon model="none"/>
       <audio id="1" type="none"/>
       <rng model="virtio"><rate bytes="1024" period="1000"/><backend model="random">/dev/urandom</backend></rng>
+      <!-- Seals the disk's key. Its state hangs on the domain's UUID and outlives a replaced domain. -->
+      <xsl:if test="$secure-boot = 'yes'">
+        <tpm model="tpm-crb"><backend type="emulator" version="2.0" persistent_state="yes"/></tpm>
+      </xsl:if>
       <!-- USB_PASSTHROUGH_PLACEHOLDER -->
     </xsl:copy>
     <!-- Asked for by name: on a host without AppArmor the domain does not start. -->

@@ -62,6 +62,15 @@ def members(stack: StackConfig) -> list[dict[str, str]]:
     return [{"name": node.name, "address": node.ip, "role": str(node.role)} for node in stack.of(Os.TALOS)]
 
 
+def root_kind(node: Node) -> str:
+    """Name the resource of a node's root disk within the node.
+
+    A root disk stays on the base volume it began with, even when it is made anew; one that is signed for
+    Secure Boot must not begin on the other image, so it is another resource.
+    """
+    return "root-secureboot" if node.secure_boot else "root"
+
+
 def root_file_name(stack: StackConfig, node: Node) -> str:
     """Name a node's root disk, by what a disk cannot change: another of it is another disk."""
     kept = json.dumps([str(node.role), machine_spec(stack, node).address, str(stack.talos.encryption)])
@@ -80,6 +89,7 @@ def machine_spec(stack: StackConfig, node: Node) -> MachineSpec:
         nameservers=tuple(stack.talos.nameservers),
         time_servers=tuple(stack.talos.time_servers),
         encryption=machine_config.Encryption(str(stack.talos.encryption)),
+        secure_boot=node.secure_boot,
         registry=stack.images.talos.registry,
     )
 

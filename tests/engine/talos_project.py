@@ -122,11 +122,11 @@ def talos_project(folder: Path, cidr: str, nodes: list[dict[str, Any]], **talos:
     )
 
 
-def provide_image(project: Project, version: str) -> None:
+def provide_image(project: Project, version: str, file_name: str = "nocloud-amd64.qcow2") -> None:
     """Put an empty disk where the factory has the image, and pin it in this project's own lock file."""
     base = project.config["images"]["talos"]["base_url"].removeprefix("file://")
-    image = Path(base) / "image" / SCHEMATIC / version / "nocloud-amd64.qcow2"
-    image.parent.mkdir(parents=True)
+    image = Path(base) / "image" / SCHEMATIC / version / file_name
+    image.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, str(VIRTUAL_BYTES)], check=True)
     entry = Entry.model_validate(
         {
@@ -139,7 +139,7 @@ def provide_image(project: Project, version: str) -> None:
         }
     )
     lock = LockFile.load(project.program / "assets/images.lock.yaml")
-    lock.with_entry(f"talos/{version}/{SCHEMATIC}/nocloud-amd64.qcow2", entry).save()
+    lock.with_entry(f"talos/{version}/{SCHEMATIC}/{file_name}", entry).save()
 
 
 @contextmanager

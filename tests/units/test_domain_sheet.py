@@ -30,19 +30,24 @@ _DISKS = {
     "data_disks": [{"name": "longhorn", "size_gib": 10}],
     "passthrough_disks": ["/dev/disk/by-id/usb-Key_1"],
 }
+_TALOS = {"os": "talos", "role": "controlplane", "ssh_authorized_keys": None}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "x86_64-bios-tcg": (_WEAK, {}),
     "x86_64-bios-kvm": (_STRONG, {}),
     "x86_64-bios-kvm-disks": (_STRONG, _DISKS),
     "x86_64-uefi-kvm": (_STRONG, _DISKS | {"firmware": "uefi"}),
+    "x86_64-secureboot-kvm": (_STRONG, _DISKS | _TALOS),
     "aarch64-uefi-kvm": (_PI, _DISKS | {"arch": "aarch64"}),
 }
 POOL = f"/var/lib/libvirt/images/layer1-{STACK}"
 
 
-def _stack(case: str) -> tuple[StackConfig, Node]:
+def _stack(case: str, on: dict[str, Any] | None = None) -> tuple[StackConfig, Node]:
     host, node = CASES[case]
-    stack = load(minimal(**node) | {"hosts": {"home": host}, "defaults": {"memory_mib": 2048}})
+    host = host if on is None else on
+    talos = {"encryption": "tpm"} if case == "x86_64-secureboot-kvm" else {}
+    raw = minimal(**node) | {"hosts": {"home": host}, "defaults": {"memory_mib": 2048}, "talos": talos}
+    stack = load(raw)
     return stack, stack.nodes[0]
 
 
@@ -114,7 +119,7 @@ def test_nothing_is_attached_that_nobody_needs(domain: ET.Element) -> None:
         "input",
     ):
         assert not domain.findall(f"devices/{kind}"), kind
-    for kind in ("redirdev", "hostdev", "filesystem", "smartcard", "tpm", "shmem", "panic", "hub", "vsock"):
+    for kind in ("redirdev", "hostdev", "filesystem", "smartcard", "shmem", "panic", "hub", "vsock"):
         assert not domain.findall(f"devices/{kind}"), kind
     assert {disk.get("device") for disk in domain.findall("devices/disk")} == {"disk", "cdrom"}
     assert _one(domain, "devices/controller[@type='usb']").attrib == {"type": "usb", "model": "none"}
@@ -125,7 +130,7 @@ def test_nothing_is_attached_that_nobody_needs(domain: ET.Element) -> None:
 
 _UNWANTED = [
     *("graphics", "video", "channel", "console", "serial", "parallel", "sound", "audio", "input", "watchdog"),
-    *("memballoon", "rng", "redirdev", "hostdev", "panic"),
+    *("memballoon", "rng", "redirdev", "hostdev", "panic", "tpm"),
 ]
 
 
@@ -143,6 +148,7 @@ def test_what_a_provider_adds_by_itself_is_taken_away(kind: str, tmp_path: Path)
 
 def test_only_devices_of_the_allow_list_are_there(case: str, domain: ET.Element) -> None:
     allowed = {"emulator", "disk", "interface", "controller", "memballoon", "audio", "rng"}
+    allowed |= {"tpm"} if "secureboot" in case else set()
     assert {device.tag for device in _one(domain, "devices")} <= allowed
     controllers = {device.get("type") for device in domain.findall("devices/controller")}
     assert controllers == ({"usb", "scsi"} if case.startswith("aarch64") else {"usb"})
@@ -233,10 +239,23 @@ def test_the_rest_of_the_machine(case: str, domain: ET.Element) -> None:
     assert bool(domain.findall("features/vmport[@state='off']")) == (not arm)
 
 
+def test_secure_boot_and_the_vtpm_come_together_or_not_at_all(case: str, domain: ET.Element) -> None:
+    secure = "secureboot" in case
+    loaders = [loader.get("secure") for loader in domain.findall("os/loader")]
+    assert ("yes" in loaders) == secure
+    assert bool(domain.findall("features/smm[@state='on']")) == secure, "else the guest can change the keys"
+    tpms = domain.findall("devices/tpm")
+    assert [tpm.get("model") for tpm in tpms] == (["tpm-crb"] if secure else [])
+    for tpm in tpms:
+        backend = {"type": "emulator", "version": "2.0", "persistent_state": "yes"}
+        assert _one(tpm, "backend").attrib == backend, "a replaced domain keeps the disk's key"
+
+
 def test_uefi_is_found_by_path_not_by_libvirt() -> None:
     for case, code in (
         ("x86_64-uefi-kvm", "/usr/share/OVMF/OVMF_CODE_4M.fd"),
         ("aarch64-uefi-kvm", "/usr/share/AAVMF/AAVMF_CODE.fd"),
+        ("x86_64-secureboot-kvm", "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd"),
         ("x86_64-bios-kvm", None),
     ):
         assert machine.machine(*_stack(case)).firmware == code
@@ -270,6 +289,7 @@ PARAMETERS = {
     "arch": "x86_64",
     "svirt": "apparmor",
     "hard-limit-mib": "3072",
+    "secure-boot": "no",
 }
 
 
@@ -388,10 +408,9 @@ def test_libvirt_makes_a_qemu_command_of_it(case: str, tmp_path: Path) -> None:
     text = (PROVIDER_XML / f"{case}.xml").read_text()
     source = tmp_path / "provider.xml"
     source.write_text(text.replace('type="kvm"', 'type="qemu"').replace("host-passthrough", "maximum"))
-    _, node = CASES[case]
-    stack = load(minimal(**node) | {"hosts": {"home": _WEAK}})
+    stack, node = _stack(case, _WEAK)
     domain = tmp_path / "domain.xml"
-    domain.write_text(_xslt(machine.machine(stack, stack.nodes[0]).sheet, source, tmp_path))
+    domain.write_text(_xslt(machine.machine(stack, node).sheet, source, tmp_path))
     done = subprocess.run(
         ["virsh", "--connect", "qemu:///system", "domxml-to-native", "qemu-argv", str(domain)],
         check=False,
@@ -421,4 +440,4 @@ def test_libvirt_makes_a_qemu_command_of_it(case: str, tmp_path: Path) -> None:
     ):
         assert part not in command, part
     assert '"driver":"ide-cd","bus":"ide.0"' in command
-    assert f"-uuid {stack.nodes[0].uuid}" in command
+    assert f"-uuid {node.uuid}" in command
