@@ -49,6 +49,8 @@ class Guest:
     uefi: bool = False
     answering_network: bool = True
     user: str = "core"
+    discs: Sequence[Path] = ()
+    """ISOs that are in further CD-ROM drives."""
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _resets: list[int] = field(default_factory=list, init=False)
     _port: int = field(default=0, init=False)
@@ -95,6 +97,9 @@ class Guest:
             *("-device", "ide-cd,drive=config,bus=ide.0"),
             *("-qmp", f"unix:{self.folder / 'qmp'},server=on,wait=off"),
         ]
+        for at, disc in enumerate(self.discs, 1):
+            command += ["-drive", f"if=none,id=disc{at},file={disc},format=raw,readonly=on,media=cdrom"]
+            command += ["-device", f"ide-cd,drive=disc{at},bus=ide.{at}"]
         # A hub without another port: there is a network card, and nothing answers on it.
         network = (
             f"user,hostfwd=tcp:127.0.0.1:{self._port}-:22" if self.answering_network else "hubport,hubid=0"
