@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import build
+from lab import build, steps
 from layer1.errors import ImageError, ToolError
 
 
@@ -22,7 +22,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ignition.touch()
     monkeypatch.setattr(build, "RECIPE", tmp_path / "recipe")
     monkeypatch.setattr(build, "STEPS", [step])
-    monkeypatch.setattr(build, "_as_root", list)
+    monkeypatch.setattr(steps, "as_root", list)
     monkeypatch.setenv("LAB_IGNITION", str(ignition))
     monkeypatch.setenv("LAYER1_CACHE", str(tmp_path / "cache"))
     return step
