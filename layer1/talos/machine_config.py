@@ -42,7 +42,6 @@ _KUBERNETES_VERSION = re.compile(r"1\.[0-9]{1,3}\.[0-9]{1,3}")
 _SCHEMATIC = re.compile(r"[0-9a-f]{64}")
 _REGISTRY = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+([._-][a-z0-9]+)*)*")
 _DISK = re.compile(r"/dev(/[A-Za-z0-9._:-]+)+")
-_INTERFACE = re.compile(r"[a-z][a-z0-9]{0,14}")
 
 _QUOTED = re.compile(r"`[^`]*`")
 """How a YAML reader quotes the beginning of a value, which may be secret, in an error."""
@@ -50,6 +49,8 @@ _ASSIGNED = re.compile(r"(?m)^(\s*(?:- )?[A-Za-z0-9_.\"-]+:) +\S.*$|^(\s*-) +(?!
 """A line of a config that talosctl repeats when it does not know a key."""
 _SECRET_LENGTH = 12
 """A text of the secrets or of the config that is shorter tells nothing: the shortest secret has 23."""
+
+_VIRTIO_DISK = "/dev/vda"
 
 T = TypeVar("T")
 
@@ -59,6 +60,16 @@ class Role(StrEnum):
 
     CONTROLPLANE = "controlplane"
     WORKER = "worker"
+
+
+class Platform(StrEnum):
+    """What the node's image was made for: a virtual machine with a seed, or a bare board.
+
+    A board boots without a config and waits for it in maintenance mode: `layer1.talos.apply.first_config`.
+    """
+
+    NOCLOUD = "nocloud"
+    METAL = "metal"
 
 
 class Encryption(StrEnum):
@@ -169,8 +180,8 @@ class MachineSpec:
         nameservers: addresses; none means the gateway, whose libvirt network answers.
         time_servers: names or addresses; none means the gateway, whose host must then answer NTP. Without an
             answer the cluster is never bootstrapped.
-        interface: nocloud images name the first card eth0.
-        install_disk: the disk that upgrades write to.
+        platform: what the image was made for.
+        install_disk: the disk that Talos is on. A board's is a card or a drive, such as /dev/mmcblk0.
         encryption: of STATE and EPHEMERAL.
         secure_boot: whether the image is the one that is signed for Secure Boot.
         registry: where installers are, a host and maybe a path.
@@ -186,8 +197,8 @@ class MachineSpec:
     schematic_id: str
     nameservers: tuple[str, ...] = ()
     time_servers: tuple[str, ...] = ()
-    interface: str = "eth0"
-    install_disk: str = "/dev/vda"
+    platform: Platform = Platform.NOCLOUD
+    install_disk: str = _VIRTIO_DISK
     encryption: Encryption = Encryption.NODE_ID
     secure_boot: bool = False
     registry: str = REGISTRY
@@ -206,6 +217,14 @@ class MachineSpec:
         return IPv4Interface(self.address).network
 
     @property
+    def interface(self) -> str:
+        """What the config calls the network card: nocloud images name the first one eth0.
+
+        On a board its name hangs on the board, so the config gives it another (`board.yaml`).
+        """
+        return "eth0" if self.platform == Platform.NOCLOUD else "uplink"
+
+    @property
     def resolvers(self) -> tuple[str, ...]:
         """Whom the node asks for names."""
         return self.nameservers or (self.gateway,)
@@ -218,7 +237,7 @@ class MachineSpec:
         siderolabs/image-factory#210). That a node upgrades by this one is inferred from there, not tried.
         """
         boot = "-secureboot" if self.secure_boot else ""
-        return f"{self.registry}/nocloud-installer{boot}/{self.schematic_id}:{talos_version}"
+        return f"{self.registry}/{self.platform}-installer{boot}/{self.schematic_id}:{talos_version}"
 
     def _problems(self) -> Iterator[str]:
         if not _LABEL.fullmatch(self.hostname):
@@ -237,10 +256,10 @@ class MachineSpec:
             yield "time_servers: must be host names or IPv4 addresses"
         if not _SCHEMATIC.fullmatch(self.schematic_id):
             yield "schematic_id: must be 64 hexadecimal digits"
-        if not _INTERFACE.fullmatch(self.interface):
-            yield "interface: must be the name of a network card such as eth0"
         if not _DISK.fullmatch(self.install_disk) or ".." in self.install_disk:
             yield "install_disk: must be a path below /dev"
+        elif self.platform == Platform.METAL and self.install_disk == _VIRTIO_DISK:
+            yield "install_disk: a board has no virtio disk; its card is /dev/mmcblk0, a USB drive /dev/sda"
         if not _REGISTRY.fullmatch(self.registry):
             yield "registry: must be a registry's host and maybe a path, without scheme"
         if self.encryption == Encryption.TPM and not self.secure_boot:
@@ -263,7 +282,7 @@ def generate_secrets(talos_version: str = DEFAULT_VERSION) -> str:
         RenderError: talosctl refused.
         ToolError: talosctl is missing.
     """
-    return _talosctl("gen secrets", ["--output-file", "-", "--talos-version", talos_version], None)
+    return _talosctl("gen secrets", ["--output-file", "-", "--talos-version", talos_version], "")
 
 
 def patches(cluster: ClusterSpec, machine: MachineSpec) -> dict[str, list[dict[str, Any]]]:
@@ -274,6 +293,8 @@ def patches(cluster: ClusterSpec, machine: MachineSpec) -> dict[str, list[dict[s
     """
     _refuse(f"node {machine.hostname!r}", _misfits(cluster, machine))
     names = ["common", machine.role.value]
+    if machine.platform == Platform.METAL:
+        names.append("board")
     values = _values(cluster, machine)
     if machine.role == Role.CONTROLPLANE:
         values |= _control_plane_values(cluster)
@@ -360,17 +381,19 @@ def talosconfig(secrets_yaml: str, cluster: ClusterSpec) -> str:
     return yaml.safe_dump(document, sort_keys=False, width=4096)
 
 
-def validate(config: str) -> None:
-    """Have talosctl judge a machine config, these very bytes, as a cloud node's (nocloud is one).
+def validate(config: str, platform: Platform = Platform.NOCLOUD) -> None:
+    """Have talosctl judge a machine config, these very bytes, in the mode that the node will run in.
 
     Args:
         config: the machine config; secret, so it goes by standard input.
+        platform: of the node's image. To Talos nocloud is a cloud; only on metal must there be a disk.
 
     Raises:
         RenderError: it is not valid, in talosctl's own words and without any secret.
         ToolError: talosctl is missing.
     """
-    _talosctl("validate", ["--config", "/dev/stdin", "--mode", "cloud", "--strict"], config)
+    mode = "cloud" if platform == Platform.NOCLOUD else "metal"
+    _talosctl("validate", ["--config", "/dev/stdin", "--mode", mode, "--strict"], config)
 
 
 # --- talosctl
@@ -384,10 +407,10 @@ def _gen_options(cluster: ClusterSpec) -> list[str]:
     return options
 
 
-def _talosctl(command: str, options: list[str], secret_input: str | None) -> str:
+def _talosctl(command: str, options: list[str], secret_input: str) -> str:
     result = run(["talosctl", *command.split(), *options], stdin=secret_input, timeout_s=60)
     if result.returncode != 0:
-        said = _without_secrets(last_lines(result.stderr, 12), secret_input or "")
+        said = without_secrets(last_lines(result.stderr, 12), secret_input)
         raise RenderError(f"talosctl {command} refused:\n{said}")
     return result.stdout
 
@@ -406,8 +429,8 @@ def _checked(secrets_yaml: str) -> str:
     return secrets_yaml
 
 
-def _without_secrets(said: str, secret_input: str) -> str:
-    """Take out of talosctl's words whatever it may have repeated from its input."""
+def without_secrets(said: str, secret_input: str) -> str:
+    """Take out of Talos' words whatever it may have repeated from the secrets or the config."""
     for value in sorted(set(_texts(secret_input)), key=len, reverse=True):
         said = said.replace(value, "(a value)")
     said = _QUOTED.sub("`(a value)`", said)

@@ -25,7 +25,8 @@ MAINTENANCE_S = 60.0
 _UNKNOWN_AUTHORITY = "certificate signed by unknown authority"
 _MAINTENANCE = (
     "it is in maintenance mode: it runs without a machine config, and whoever reaches it first owns it. "
-    "The seed was not found, or has another label than cidata"
+    "A virtual machine's seed was not found, or has another label than cidata; a board waits for its first "
+    "config"
 )
 _PERMANENT = (
     (
@@ -161,6 +162,19 @@ class Talosctl:
         except (ValueError, KeyError, TypeError):
             return None, Answer(False, "", f"talosctl printed no resources of {kind}", "")
         return found, answer
+
+    def in_maintenance(self, node: str) -> bool:
+        """Say whether a node answers without a certificate, as nothing but maintenance mode does."""
+        return self._without_certificate(node).good
+
+    def hand_over(self, node: str, file: Path, fingerprint: str | None, timeout_s: float) -> Answer:
+        """Give a machine config to a node in maintenance mode; only to this certificate where one is named.
+
+        talosctl compares before it sends anything.
+        """
+        command = ["apply-config", "--insecure", "--nodes", node, "--file", str(file)]
+        command += ["--cert-fingerprint", fingerprint] if fingerprint else []
+        return self._run(command, [node], timeout_s)
 
     def permanent(self, node: str, answer: Answer) -> str | None:
         """Say what will not mend by waiting, None if it may."""

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from layer1.talos import api, apply, machine_config, membership, retire
-from layer1.talos.machine_config import ClusterSpec, Encryption, MachineSpec, Role
+from layer1.talos.machine_config import ClusterSpec, Encryption, MachineSpec, Platform, Role
 
 Request = dict[str, Any]
 
@@ -22,7 +22,11 @@ def _cluster(raw: Request) -> ClusterSpec:
 def _machine(raw: Request) -> MachineSpec:
     lists = ("nameservers", "time_servers")
     typed: dict[str, Any] = {key: tuple(value) if key in lists else value for key, value in raw.items()}
-    typed |= {"role": Role(raw["role"]), "encryption": Encryption(raw["encryption"])}
+    typed |= {
+        "role": Role(raw["role"]),
+        "platform": Platform(raw["platform"]),
+        "encryption": Encryption(raw["encryption"]),
+    }
     return MachineSpec(**typed)
 
 
@@ -35,15 +39,25 @@ def _talosconfig(request: Request) -> str:
 
 
 def _config(request: Request) -> str:
-    config = machine_config.generate_config(
-        request["secrets"], _cluster(request["cluster"]), _machine(request["machine"])
-    )
-    machine_config.validate(config)
+    machine = _machine(request["machine"])
+    config = machine_config.generate_config(request["secrets"], _cluster(request["cluster"]), machine)
+    machine_config.validate(config, machine.platform)
     return config
 
 
 def _apply(request: Request) -> str:
     apply.apply_config(request["talosconfig"], request["node"], request["config"], request["timeout_s"])
+    return ""
+
+
+def _first_config(request: Request) -> str:
+    apply.first_config(
+        request["talosconfig"],
+        request["node"],
+        request["config"],
+        request["fingerprint"],
+        request["timeout_s"],
+    )
     return ""
 
 
@@ -101,6 +115,7 @@ TASKS = {
     "talos-talosconfig": _talosconfig,
     "talos-config": _config,
     "talos-apply": _apply,
+    "talos-first-config": _first_config,
     "talos-bootstrap": _bootstrap,
     "talos-members": _members,
     "talos-join": _join,

@@ -9,10 +9,11 @@ from typing import Any
 
 import yaml
 
-from layer1.talos.machine_config import ClusterSpec, Encryption, MachineSpec, Role
+from layer1.talos.machine_config import ClusterSpec, Encryption, MachineSpec, Platform, Role
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 REGENERATE = "LAYER1_WRITE_GOLDENS"
+PI_SCHEMATIC = "ee21ef4a5ef808a9b7484cc0dda0f25075021691c8c09a276591eedb638ea1f9"
 SCHEMATIC = "376567988ad370138ad8b2698212367b8edcb69b5fd68c80be1f2ec7d603b4ba"
 CONTROL_PLANES = ("10.11.0.20", "10.11.0.21", "10.11.0.22")
 VIRTUAL_IP = "10.11.0.5"
@@ -46,6 +47,14 @@ def worker(**changes: Any) -> MachineSpec:
     return machine(**given | changes)
 
 
+BOARD = {
+    "platform": Platform.METAL,
+    "schematic_id": PI_SCHEMATIC,
+    "install_disk": "/dev/mmcblk0",
+    "encryption": Encryption.NONE,
+}
+"""What a Raspberry Pi of a card has otherwise than a virtual machine."""
+
 GOLDENS = {
     "one-control-plane": (cluster(schedule_on_control_planes=True), machine()),
     "three-control-planes-tpm": (
@@ -63,6 +72,17 @@ GOLDENS = {
             time_servers=("10.11.0.2", "ntp.example"),
         ),
     ),
+    "three-control-planes-secureboot": (
+        cluster(control_planes=CONTROL_PLANES, workers=("10.11.0.0/24",)),
+        machine(secure_boot=True),
+    ),
+    "worker-tpm": (cluster(workers=("10.11.0.40",)), worker(encryption=Encryption.TPM, secure_boot=True)),
+    "board-control-plane": (cluster(schedule_on_control_planes=True), machine(**BOARD)),
+    "board-control-plane-virtual-ip": (
+        cluster(endpoint=VIRTUAL_IP, control_planes=CONTROL_PLANES, virtual_ip=VIRTUAL_IP),
+        machine(**BOARD | {"encryption": Encryption.NODE_ID, "install_disk": "/dev/nvme0n1"}),
+    ),
+    "board-worker": (cluster(workers=("10.11.0.40",)), worker(**BOARD)),
     "worker": (cluster(workers=("10.11.0.40",)), worker()),
     "worker-unencrypted": (
         cluster(workers=("10.11.0.40",), pod_network="10.200.0.0/16", service_network="10.201.0.0/16"),

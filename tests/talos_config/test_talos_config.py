@@ -13,8 +13,10 @@ from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from talos_samples import (
+    BOARD,
     CONTROL_PLANES,
     GOLDENS,
+    PI_SCHEMATIC,
     SCHEMATIC,
     VIRTUAL_IP,
     assert_golden,
@@ -27,8 +29,9 @@ from talos_samples import (
     worker,
 )
 
+from layer1.errors import RenderError
 from layer1.talos import machine_config, seed
-from layer1.talos.machine_config import Encryption, Role
+from layer1.talos.machine_config import Encryption, Platform, Role
 
 COMBINATIONS = [
     pytest.param(*values, id="-".join(map(str, values)))
@@ -89,6 +92,67 @@ def test_every_combination_is_made_and_is_valid(  # noqa: PLR0917
     assert held == (every if control_plane else WORKERS_SECRETS)
 
 
+BOARDS = [
+    pytest.param(*values, id="-".join(map(str, values)))
+    for values in itertools.product(
+        Role, (Encryption.NONE, Encryption.NODE_ID), (None, VIRTUAL_IP), (1, 3), ("mmcblk0", "sda", "nvme0n1")
+    )
+]
+
+
+@pytest.mark.parametrize(("role", "encryption", "virtual_ip", "count", "disk"), BOARDS)
+def test_every_board_is_made_and_is_valid(secrets, role, encryption, virtual_ip, count, disk):  # noqa: PLR0917
+    spec = cluster(
+        endpoint=virtual_ip or CONTROL_PLANES[0],
+        control_planes=CONTROL_PLANES[:count],
+        workers=("10.11.0.40",),
+        virtual_ip=virtual_ip,
+    )
+    make = machine if role == Role.CONTROLPLANE else worker
+    node = make(**BOARD | {"encryption": encryption, "install_disk": f"/dev/{disk}"})
+    config = machine_config.generate_config(secrets, spec, node)
+    machine_config.validate(config, Platform.METAL)
+
+    found = documents(config)
+    install = found["machine"]["machine"]["install"]
+    assert install["disk"] == f"/dev/{disk}"
+    assert install["image"] == f"factory.talos.dev/metal-installer/{PI_SCHEMATIC}:v1.13.4"
+    # No name of a card that hangs on the board: the alias stands wherever a card is named.
+    assert found["LinkAliasConfig/uplink"]["selector"] == {"match": 'link.driver in ["bcmgenet", "macb"]'}
+    assert found["LinkConfig/uplink"]["addresses"] == [{"address": node.address}]
+    assert [key for key in found if key.startswith("LinkConfig/")] == ["LinkConfig/uplink"]
+    if role == Role.CONTROLPLANE and virtual_ip:
+        assert found[f"Layer2VIPConfig/{virtual_ip}"]["link"] == "uplink"
+    assert "eth0" not in config
+    assert _keys_of(found) == _expected_keys(encryption)
+
+
+def test_a_board_differs_from_a_virtual_machine_in_nothing_else(secrets):
+    """Firewall, audit, admission, kubelet: a board has the same walls."""
+    changes = {key: BOARD[key] for key in ("platform", "install_disk")}
+    virtual = documents(machine_config.generate_config(secrets, cluster(), machine()))
+    board = documents(machine_config.generate_config(secrets, cluster(), machine(**changes)))
+    for found, name in ((virtual, "eth0"), (board, "uplink")):
+        assert found.pop(f"LinkConfig/{name}")["name"] == name
+        del found["machine"]["machine"]["install"]
+    del board["LinkAliasConfig/uplink"]
+    assert board == virtual
+
+
+def test_a_virtual_machine_has_no_alias(secrets):
+    assert "LinkAliasConfig" not in machine_config.generate_config(secrets, cluster(), machine())
+
+
+def test_the_mode_of_the_check_is_the_nodes(secrets):
+    """On metal Talos wants a disk to install to; to a cloud's node it is all the same."""
+    config = machine_config.generate_config(secrets, cluster(), machine(**BOARD))
+    without = config.replace("disk: /dev/mmcblk0", "disk: ''")
+    assert without != config
+    machine_config.validate(without)
+    with pytest.raises(RenderError, match="either install disk or diskSelector should be defined"):
+        machine_config.validate(without, Platform.METAL)
+
+
 def _keys_of(found: dict[str, Any]) -> dict[str, Any]:
     return {
         name: found[f"VolumeConfig/{name}"]["encryption"]["keys"]
@@ -111,7 +175,7 @@ def _expected_keys(encryption: Encryption) -> dict[str, Any]:
 @pytest.mark.parametrize("name", GOLDENS)
 def test_goldens(name, secrets):
     config = machine_config.generate_config(secrets, *GOLDENS[name])
-    machine_config.validate(config)
+    machine_config.validate(config, GOLDENS[name][1].platform)
     text = shown(config, secrets)
     for value in secret_texts(secrets):
         assert value not in text

@@ -16,7 +16,7 @@ from talos_samples import CONTROL_PLANES, SCHEMATIC, cluster, machine, secret_te
 
 from layer1.errors import RenderError, ToolError
 from layer1.talos import machine_config, seed
-from layer1.talos.machine_config import Encryption, Role
+from layer1.talos.machine_config import Encryption, Platform, Role
 
 MARKER = "c2VjcmV0LW1hcmtlci10aGF0LW5vYm9keS1zZWVz"
 
@@ -71,9 +71,9 @@ MACHINES = [
     ({"nameservers": ("dns.example",)}, "nameservers: must be IPv4 addresses"),
     ({"time_servers": ("ntp example",)}, "time_servers: must be host names or IPv4 addresses"),
     ({"schematic_id": "default"}, "schematic_id: must be 64 hexadecimal digits"),
-    ({"interface": "eth0; x"}, "interface: must be the name of a network card"),
     ({"install_disk": "vda"}, "install_disk: must be a path below /dev"),
     ({"install_disk": "/dev/../etc"}, "install_disk: must be a path below /dev"),
+    ({"platform": Platform.METAL}, "install_disk: a board has no virtio disk; its card is /dev/mmcblk0"),
     ({"registry": "https://factory.talos.dev"}, "registry: must be a registry's host"),
     (
         {"encryption": Encryption.TPM},
@@ -422,7 +422,7 @@ def test_validate_judges_the_very_bytes(secrets, monkeypatch):
     [(command, given)] = seen
     assert Path(command[0]).name == "talosctl"
     assert command[1:] == ["validate", "--config", "/dev/stdin", "--mode", "cloud", "--strict"]
-    assert given == config
+    assert given in (config, config.encode())
 
 
 # --- the seed

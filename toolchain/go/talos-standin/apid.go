@@ -54,7 +54,10 @@ func (c *cluster) listen(n *node) (*apid, error) {
 		go a.swallow()
 		return a, nil
 	case faceMaintenance:
-		config, err = maintenanceTLS(n.Address)
+		if n.self == nil {
+			n.self, n.Fingerprint, err = maintenanceTLS(n.Address)
+		}
+		config = n.self
 	case faceStranger:
 		config, err = c.strange.talos.serverTLS(n.Address)
 	default:
@@ -126,7 +129,7 @@ func (a *apid) enter(ctx context.Context, method string, request any) error {
 		<-ctx.Done()
 		return ctx.Err()
 	case faceMaintenance:
-		if !strings.HasSuffix(method, "/Version") {
+		if !strings.HasSuffix(method, "/Version") && !strings.HasSuffix(method, "/ApplyConfiguration") {
 			return status.Error(codes.Unimplemented, "API is not implemented in maintenance mode")
 		}
 	}

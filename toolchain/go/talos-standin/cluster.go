@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
@@ -41,6 +42,12 @@ const (
 	upgradeUnheard     = "unheard" // works, but who watches from elsewhere is not told
 )
 
+// Ways a config in maintenance mode may be taken.
+const (
+	takeLost    = "lost"    // the connection breaks, and the config is gone with it
+	takeUnheard = "unheard" // it is taken, but the connection breaks before the answer
+)
+
 const controlPlane = "controlplane"
 
 // refusal is an error that a node answers a number of times before it works.
@@ -64,11 +71,16 @@ type node struct {
 	Cordoned  bool      `json:"cordoned"`
 	Deleted   bool      `json:"deleted"` // its Kubernetes node is gone
 	Upgrade   string    `json:"upgrade"`
-	Stays     bool      `json:"stays"` // a shutdown never ends
+	Stays     bool      `json:"stays"` // a shutdown, or the way out of maintenance mode, never ends
+	Takes     []string  `json:"takes"` // how the next configs in maintenance mode are taken; then they just are
 	BootID    string    `json:"boot_id"`
+
+	Fingerprint string `json:"fingerprint"` // of its certificate in maintenance mode
+	Config      []byte `json:"config"`      // what it was given there
 
 	pending string // image of an upgrade that a reboot will run
 	server  *apid
+	self    *tls.Config // of maintenance mode
 }
 
 type call struct {

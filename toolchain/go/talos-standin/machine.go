@@ -225,8 +225,11 @@ func (a *apid) Events(request *machine.EventsRequest, stream grpc.ServerStreamin
 // A node takes any config here: what is in it is talosctl's and the tests' own business. A control plane that
 // left etcd, or was made after the bootstrap, joins with it.
 func (a *apid) ApplyConfiguration(
-	ctx context.Context, _ *machine.ApplyConfigurationRequest,
+	ctx context.Context, request *machine.ApplyConfigurationRequest,
 ) (*machine.ApplyConfigurationResponse, error) {
+	if err := a.firstConfig(ctx, request.GetData()); err != nil {
+		return nil, err
+	}
 	messages, err := each(ctx, a, func(n *node) (*machine.ApplyConfiguration, error) {
 		if n.Role == controlPlane && n.Etcd == etcdNone && a.cluster.bootstrapped() {
 			n.Etcd = etcdRunning

@@ -49,21 +49,23 @@ func (i issuer) serverTLS(address string) (*tls.Config, error) {
 	}, nil
 }
 
-// maintenanceTLS is self-signed and lets everyone in.
-func maintenanceTLS(address string) (*tls.Config, error) {
+// maintenanceTLS is self-signed and lets everyone in; the fingerprint is what a node's console shows of it.
+func maintenanceTLS(address string) (*tls.Config, string, error) {
 	own, err := x509.NewSelfSignedCertificateAuthority(x509.NotAfter(time.Now().Add(24 * time.Hour)))
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	self, err := newIssuer(&x509.PEMEncodedCertificateAndKey{Crt: own.CrtPEM, Key: own.KeyPEM})
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	config, err := self.serverTLS(address)
-	if err == nil {
-		config.ClientAuth = tls.NoClientCert
+	if err != nil {
+		return nil, "", err
 	}
-	return config, err
+	config.ClientAuth = tls.NoClientCert
+	fingerprint, err := x509.SPKIFingerprintFromDER(config.Certificates[0].Certificate[0])
+	return config, fingerprint.String(), err
 }
 
 // kubeconfig is an administrator's, with a client certificate of the Kubernetes authority.
