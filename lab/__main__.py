@@ -8,6 +8,7 @@ import sys
 
 from lab import build as image
 from lab import serve as server
+from lab.arm64 import build as board
 from lab.prepare import prepare
 from layer1.errors import Layer1Error
 
@@ -16,6 +17,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("build", help="build the practice image unless it is in the cache")
+    commands.add_parser("build-arm64", help="build the practice board's image unless it is in the cache")
     commands.add_parser("manifest", help="print the image's image.json")
     serve = commands.add_parser("serve", help="serve the stand-in k3s installer and binary over HTTP")
     serve.add_argument("--daemon", action="store_true", help="return at once and serve in the background")
@@ -31,6 +33,8 @@ def _run(arguments: argparse.Namespace) -> None:
     match arguments.command:
         case "build":
             print(f"practice image: {image.build()}")
+        case "build-arm64":
+            print(f"practice board: {board.build()}")
         case "manifest":
             print(json.dumps(image.manifest(), indent=2))
         case "serve" if not arguments.daemon:

@@ -1,0 +1,16 @@
+# Sourced by every step. The build gives RECIPE (this recipe), WORK (scratch) and OUT (the result).
+set -euo pipefail
+export LC_ALL=C PATH=$PATH:/usr/sbin:/sbin
+: "${RECIPE:?}" "${WORK:?}" "${OUT:?}"
+ROOTFS=$WORK/rootfs
+PACKAGES=$WORK/packages
+KERNEL=$WORK/kernel
+INITRAMFS=$WORK/initramfs
+DISK_ID=5a1d0c0d # of the partition table; PARTUUID is made of it
+
+fail() { echo "$*" >&2; exit 1; }
+
+# The entries of one of the recipe's lists: no comments, no empty lines.
+list() { sed -e 's/#.*//' -e 's/[[:space:]]*$//' -e '/^$/d' "$RECIPE/$1"; }
+
+kernel_release() { (cd "$KERNEL/lib/modules" && ls); }
