@@ -28,6 +28,40 @@ def _output(command: Sequence[str | Path], timeout: float = 120) -> str:
     return result.stdout
 
 
+def free_port() -> int:
+    """Return a TCP port of loopback that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def ssh(
+    command: str, *, port: int, user: str, key: Path, known_hosts: Path
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in a guest that listens on loopback; the host key has to be the known one."""
+    options = {
+        "BatchMode": "yes",
+        "ConnectTimeout": "10",
+        "ServerAliveInterval": "5",
+        "IdentitiesOnly": "yes",
+        "IdentityFile": str(key),
+        "StrictHostKeyChecking": "yes",
+        "UserKnownHostsFile": str(known_hosts),
+        "GlobalKnownHostsFile": "/dev/null",
+        "HostKeyAlias": "guest",  # the port is another each time
+    }
+    words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+    return subprocess.run(
+        ["ssh", "-F", "/dev/null", *words, "-p", str(port), f"{user}@127.0.0.1", command],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 def config_drive(folder: Path, config: str) -> Path:
     """Write the ISO that the platform `openstack` reads its config from."""
     latest = folder / "config-2" / "openstack" / "latest"
@@ -78,9 +112,7 @@ class Guest:
 
     def start(self) -> None:
         """Power the machine on."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
+        self._port = free_port()
         self._resets.clear()
         with (self.folder / "qemu.log").open("ab") as log:
             self._process = subprocess.Popen(self._command(), stdout=log, stderr=log)
@@ -177,26 +209,7 @@ class Guest:
 
     def ssh(self, command: str, *, key: Path, known_hosts: Path) -> subprocess.CompletedProcess[str]:
         """Run a command in the guest; the host key has to be the known one."""
-        options = {
-            "BatchMode": "yes",
-            "ConnectTimeout": "10",
-            "ServerAliveInterval": "5",
-            "IdentitiesOnly": "yes",
-            "IdentityFile": str(key),
-            "StrictHostKeyChecking": "yes",
-            "UserKnownHostsFile": str(known_hosts),
-            "GlobalKnownHostsFile": "/dev/null",
-            "HostKeyAlias": "guest",  # the port is another each time
-        }
-        words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
-        return subprocess.run(
-            ["ssh", "-F", "/dev/null", *words, "-p", str(self._port), f"{self.user}@127.0.0.1", command],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return ssh(command, port=self._port, user=self.user, key=key, known_hosts=known_hosts)
 
     def root_file(self, path: str) -> str | None:
         """Read a file of ROOT from the disk of a machine that is off, or None if it is not there."""
