@@ -35,6 +35,10 @@ class ToolError(Layer1Error):
     """A program that Layer 1 runs is missing or failed."""
 
 
+class ToolTimeoutError(ToolError):
+    """A program did not end in time."""
+
+
 class NodeError(Layer1Error):
     """A node did not come up as its plan says."""
 

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
 
-from layer1 import guest_log, virsh
+from layer1 import guest_log, node_status, ssh, virsh
 from layer1.errors import NodeError
-from layer1.processes import last_lines, run
+from layer1.node_status import parse_status
+from layer1.processes import last_lines
 
 _POLL_S = 2.0
-_READY_SYSTEM = ("running", "degraded")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,22 +57,22 @@ def wait(target: Target) -> dict[str, list[str]]:
     started = time.monotonic()
     status: dict[str, list[str]] = {}
     answer = "no answer yet"
-    with _ssh(target) as ask:
+    with ssh.session(_login(target)) as ask:
         while time.monotonic() - started < target.timeout_s:
             state = virsh.domain_state(target.uri, target.domain)
             if not state.startswith(("running", "paused", "in shutdown")):
                 raise NodeError(_stopped(target, state, time.monotonic() - started))
-            result = ask()
+            result = ask("status")
             if result.returncode == 0:
                 status = parse_status(result.stdout)
-                if problem := _wrong(target, status):
+                if problem := node_status.wrong(status, target.hostname, target.address):
                     raise NodeError(f"{target.hostname}: {problem}")
-                if _provisioned(status):
+                if node_status.provisioned(status):
                     return status
                 answer = "it answers, but is not provisioned yet"
             else:
                 answer = last_lines(result.stderr, 1) or answer
-                if "Host key verification failed" in result.stderr:
+                if ssh.stranger(result):
                     raise NodeError(
                         f"{target.hostname}: what answers at {target.address} has another SSH host key than "
                         "the stack's; another machine has the address, or the node was not provisioned"
@@ -86,37 +81,14 @@ def wait(target: Target) -> dict[str, list[str]]:
     raise NodeError(_too_late(target, status, answer))
 
 
-def parse_status(text: str) -> dict[str, list[str]]:
-    """Read the lines `name=value` of the node's status script; names may repeat."""
-    found: dict[str, list[str]] = {}
-    for line in text.splitlines():
-        name, equals, value = line.partition("=")
-        if equals:
-            found.setdefault(name, []).append(value)
-    return found
-
-
-def _first(status: dict[str, list[str]], name: str) -> str:
-    return status.get(name, [""])[0]
-
-
-def _wrong(target: Target, status: dict[str, list[str]]) -> str | None:
-    """Say what will not mend by waiting."""
-    if _first(status, "schema") != "1":
-        return "its status script speaks another version; the node was made by another Layer 1"
-    if _first(status, "hostname") != target.hostname:
-        return f"the machine at {target.address} calls itself {_first(status, 'hostname')}"
-    if _first(status, "unit.k3s-install.service").startswith("failed"):
-        log = "\n".join(f"  {line}" for line in status.get("install_log", []))
-        return f"the k3s installer failed on the node; its log ends:\n{log}"
-    return None
-
-
-def _provisioned(status: dict[str, list[str]]) -> bool:
-    return (
-        _first(status, "k3s_installed") != ""  # the unit itself rests on later boots
-        and _first(status, "unit.k3s-config.path").startswith("active")
-        and _first(status, "system") in _READY_SYSTEM
+def _login(target: Target) -> ssh.Login:
+    host = urlsplit(target.uri)
+    return ssh.Login(
+        user="layer1-status",
+        address=target.address,
+        host_key=target.host_key,
+        key=target.status_key,
+        jump=host.netloc if host.hostname else None,  # user, host and port are as ssh writes them
     )
 
 
@@ -140,11 +112,7 @@ def _too_late(target: Target, status: dict[str, list[str]], answer: str) -> str:
         f"port 22 is {'open' if _port_open(target.address) else 'closed'}",
         answer,
     ]
-    facts += [
-        f"{name}={value}" for name in sorted(status) if name.startswith("unit.") for value in status[name]
-    ]
-    facts += [f"failed unit: {value}" for value in status.get("failed", [])]
-    facts += status.get("install_log", [])
+    facts += node_status.facts(status)
     return (
         f"{target.hostname}: not provisioned within {target.timeout_s} s "
         "(layer1:defaults.ready_timeout_s). What is known:\n" + "\n".join(f"  {fact}" for fact in facts)
@@ -157,37 +125,3 @@ def _port_open(address: str) -> bool:
             return True
     except OSError:
         return False
-
-
-_Ask = Callable[[], "subprocess.CompletedProcess[str]"]
-
-
-@contextmanager
-def _ssh(target: Target) -> Iterator[_Ask]:
-    """Give a way to ask the node, with the pinned host key and the status key in a folder of their own."""
-    with tempfile.TemporaryDirectory(prefix="layer1-") as folder:  # mode 0700
-        key = Path(folder) / "key"
-        key.touch(mode=0o600)
-        key.write_text(target.status_key)
-        known = Path(folder) / "known_hosts"
-        known.write_text(f"{target.address} {target.host_key}\n")
-        options = {
-            "BatchMode": "yes",
-            "ConnectTimeout": "5",
-            "GlobalKnownHostsFile": "/dev/null",
-            "IdentitiesOnly": "yes",
-            "IdentityAgent": "none",
-            "LogLevel": "ERROR",
-            "PreferredAuthentications": "publickey",
-            "ServerAliveInterval": "10",
-            "StrictHostKeyChecking": "yes",
-            "UserKnownHostsFile": str(known),
-        }
-        host = urlsplit(target.uri)
-        if host.hostname:
-            options["ProxyJump"] = host.netloc  # user, host and port are as ssh writes them
-        command = ["ssh", "-F", "none", "-i", str(key)]
-        for name, value in options.items():
-            command += ["-o", f"{name}={value}"]
-        command += [f"layer1-status@{target.address}", "status"]
-        yield lambda: run(command, timeout_s=45)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit_support import KEYS
 
-from layer1 import guest_log, node_ready, tasks
+from layer1 import guest_log, node_ready, node_status, tasks
 from layer1.errors import NodeError
 from layer1.node_ready import Target
 
@@ -230,15 +230,15 @@ def test_a_status_without_one_of_its_lines_is_not_ready(missing: str, edge: Put)
 
 def test_a_status_is_lines_of_names_and_values() -> None:
     text = "a=1\nb=\nnoise\na=2 = 3\n\n=x\n"
-    assert node_ready.parse_status(text) == {"a": ["1", "2 = 3"], "b": [""], "": ["x"]}
+    assert node_status.parse_status(text) == {"a": ["1", "2 = 3"], "b": [""], "": ["x"]}
 
 
 @given(st.text(max_size=200))
 def test_no_answer_of_a_guest_is_too_odd_to_be_read(text: str) -> None:
-    status = node_ready.parse_status(text)
-    problem = node_ready._wrong(TARGET, status)
+    status = node_status.parse_status(text)
+    problem = node_status.wrong(status, TARGET.hostname, TARGET.address)
     assert problem is not None or status["schema"][0] == "1"
-    assert isinstance(node_ready._provisioned(status), bool)
+    assert isinstance(node_status.provisioned(status), bool)
 
 
 @given(
@@ -249,4 +249,4 @@ def test_no_answer_of_a_guest_is_too_odd_to_be_read(text: str) -> None:
 )
 def test_every_value_of_a_status_is_kept(values: dict[str, list[str]]) -> None:
     text = "\n".join(f"{name}={value}" for name in values for value in values[name])
-    assert node_ready.parse_status(text) == values
+    assert node_status.parse_status(text) == values
