@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import quote, unquote, urlsplit
@@ -42,35 +43,74 @@ FLATCAR_FLAVOURS = tuple(_FLATCAR_FILES)
 ARCHITECTURES = ("amd64", "arm64")
 
 FileFormat = Literal["qcow2", "raw", "script"]
-Compression = Literal["none", "gz", "bz2", "xz"]
+Compression = Literal["none", "gz", "bz2", "xz", "zst"]
 
 _TALOS_DISKS: dict[str, tuple[FileFormat, Compression]] = {
     "qcow2": ("qcow2", "none"),
     "raw.xz": ("raw", "xz"),
+    "raw.zst": ("raw", "zst"),
 }
 TALOS_DISKS = tuple(_TALOS_DISKS)
+# The first is the one that is taken where nothing is said. A board is written raw.
+_TALOS_PLATFORMS = {"nocloud": TALOS_DISKS, "metal": ("raw.xz", "raw.zst")}
+TALOS_PLATFORMS = tuple(_TALOS_PLATFORMS)
+
+RASPIOS_BASE_URL = "https://downloads.raspberrypi.com"
+RASPIOS_RELEASES = ("bookworm", "trixie")
+# On this day Trixie became the release of the folder without "oldstable", and Bookworm moved.
+_RASPIOS_TRIXIE_CAME = date(2025, 10, 1)
+_RASPIOS_MAX_UPLOAD_DAYS = 31
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SignaturePolicy:
-    """Whose signature is accepted, and in which files it is.
+    """Whose signature is accepted, and which files beside the artefact there are; each that is named must be.
 
     Attributes:
         key_file: armoured public key; the only key that counts.
         primary_fingerprint: 40 hexadecimal digits, upper case; subkeys may rotate below it.
         signature_suffix: the detached signature is at the artefact's URL plus this.
-        digests_suffix: the clearsigned digests are at the artefact's URL plus this.
-        version_file: signed file beside the artefact that names the version; signature at plus `.sig`.
+        digests_suffix: the clearsigned SHA-512 is at the artefact's URL plus this; None where there is none.
+        sha256_suffix: a SHA-256 that nobody signs is at the artefact's URL plus this, or None.
+        version_file: signed file beside the artefact that names the version, or None; signature at plus
+            `signature_suffix`.
+        key_remedy: what the operator does about a key file that is missing or wrong.
     """
 
     key_file: Path
     primary_fingerprint: str
     signature_suffix: str = ".sig"
-    digests_suffix: str = ".DIGESTS.asc"
-    version_file: str = "version.txt"
+    digests_suffix: str | None = ".DIGESTS.asc"
+    sha256_suffix: str | None = None
+    version_file: str | None = "version.txt"
+    key_remedy: str = (
+        "restore the key file from the repository, or fetch the signer's current key and check its "
+        "fingerprint"
+    )
 
 
 FLATCAR_POLICY = SignaturePolicy(key_file=FLATCAR_KEY, primary_fingerprint=FLATCAR_PRIMARY_FINGERPRINT)
+
+
+def _raspios_policy(since: str, fingerprint: str) -> SignaturePolicy:
+    return SignaturePolicy(
+        key_file=ASSETS / "keys" / f"raspios-image-signing-key-{since}.asc",
+        primary_fingerprint=fingerprint,
+        digests_suffix=None,
+        sha256_suffix=".sha256",
+        version_file=None,
+        key_remedy="download the key, for instance with `curl -o key.asc 'https://keyserver.ubuntu.com/pks/lookup"
+        f"?op=get&search=0x{fingerprint}'`, then `python -m layer1 image key raspios --file key.asc`, which "
+        "takes no key but the pinned one",
+    )
+
+
+# The key by the first day of the images that it signs. Source of the second fingerprint: RPi-Distro/pi-gen,
+# export-noobs/00-release/files/release_notes.txt, 2025-11-24.
+RASPIOS_POLICIES = (
+    (date.min, _raspios_policy("2017", "54C3DD610D9D1B4AF82A37758738CD6B956F460C")),
+    (date(2025, 11, 24), _raspios_policy("2025", "F4AADD86C4687D69AE04543E796C114AD12B2292")),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +130,8 @@ class Artefact:
         size_bytes: its size, likewise.
         virtual_size_bytes: exact virtual size that is required, or None.
         oem: name of the OEM part that the image must hold inside (Flatcar), or None.
+        signed_between: first and last moment at which an image of this version may have been signed, UTC,
+            where nothing but the time binds the signature to the version (Raspberry Pi OS); else None.
         max_download_bytes: a longer download is refused.
         max_virtual_size_bytes: a larger disk is refused.
     """
@@ -106,6 +148,7 @@ class Artefact:
     size_bytes: int | None = None
     virtual_size_bytes: int | None = None
     oem: str | None = None
+    signed_between: tuple[datetime, datetime] | None = None
     max_download_bytes: int = 4 * GIB
     max_virtual_size_bytes: int = 32 * GIB
 
@@ -212,6 +255,8 @@ def flatcar(  # noqa: PLR0913 - the operator's words, one each
             found=compression,
             remedy="choose one of these",
         )
+    if policy.digests_suffix is None or policy.version_file is None:
+        raise ValueError("Flatcar's images are bound to their version by both files")
     base = base_url.rstrip("/")
     check_url(base, "--base-url")
     suffix = "" if compression == "none" else f".{compression}"
@@ -238,32 +283,42 @@ def talos(  # noqa: PLR0913 - the operator's words, one each
     version: str,
     arch: str,
     *,
+    platform: str = "nocloud",
     schematic_file: Path = schematic.DEFAULT,
     secure_boot: bool = False,
-    disk: str = "qcow2",
+    disk: str | None = None,
     base_url: str = schematic.FACTORY_URL,
 ) -> Artefact:
-    """Return a Talos image of the Image Factory for the platform `nocloud`.
+    """Return a Talos disk of the Image Factory.
 
-    The public factory signs no file and gives no digest for free, so it needs a pin.
+    The public factory signs no file and gives no digest for free, so it needs a pin. A Talos release on
+    GitHub has digests that are signed, but of none of these files: its disks are for the platform `metal`
+    with the default schematic, not for `nocloud`, and without a board's overlay.
 
     Args:
         version: such as `v1.13.4`.
         arch: `amd64` or `arm64`.
+        platform: `nocloud` for a guest that reads its configuration from a volume, `metal` for a board.
         schematic_file: what the image holds; its id is part of the address.
         secure_boot: the image whose boot chain is signed for Secure Boot.
-        disk: `qcow2` or `raw.xz`. The factory also packs `raw.zst`, which Python before 3.14 cannot unpack.
+        disk: how it is packed: `qcow2` (not for `metal`), `raw.xz` or `raw.zst`; None is the first of these.
         base_url: everything before `/image/`; a mirror, or `file:///…` for a copy on disk.
 
     Raises:
         ArtefactError: an argument is none of these, or the schematic has no id.
     """
-    for option, value, known in (("--arch", arch, ARCHITECTURES), ("--disk", disk, TALOS_DISKS)):
+    disks = _TALOS_PLATFORMS.get(platform, TALOS_DISKS)
+    disk = disk or disks[0]
+    for option, value, known in (
+        ("--platform", platform, TALOS_PLATFORMS),
+        ("--arch", arch, ARCHITECTURES),
+        ("--disk", disk, disks),
+    ):
         if value not in known:
             raise ArtefactError(
                 "arguments",
                 f"{option} {value!r}",
-                "not one that Layer 1 knows for Talos",
+                f"not one that Layer 1 knows for Talos on {platform}",
                 expected=" or ".join(known),
                 found=value,
                 remedy="choose one of these",
@@ -279,13 +334,12 @@ def talos(  # noqa: PLR0913 - the operator's words, one each
         )
     base = base_url.rstrip("/")
     check_url(base, "--base-url")
-    file_name = f"nocloud-{arch}{'-secureboot' if secure_boot else ''}.{disk}"
+    file_name = f"{platform}-{arch}{'-secureboot' if secure_boot else ''}.{disk}"
     identity = schematic.schematic_id(schematic.read(schematic_file))
-    arguments = ["talos", "--version", version, "--arch", arch, "--disk", disk]
+    arguments = ["talos", "--version", version, *_talos_words(platform, arch, schematic_file)]
+    arguments += ["--disk", disk]
     if secure_boot:
         arguments.append("--secure-boot")
-    if schematic_file != schematic.DEFAULT:
-        arguments += ["--schematic", str(schematic_file)]
     if base != schematic.FACTORY_URL:
         arguments += ["--base-url", base]
     file_format, compression = _TALOS_DISKS[disk]
@@ -298,6 +352,95 @@ def talos(  # noqa: PLR0913 - the operator's words, one each
         version=version,
         arguments=tuple(arguments),
     )
+
+
+def _talos_words(platform: str, arch: str, schematic_file: Path) -> list[str]:
+    """Return the words for platform, architecture and schematic; a board's name is short for all three."""
+    for board, file in schematic.BOARDS.items():
+        if (platform, arch, schematic_file) == ("metal", "arm64", file):
+            return ["--board", board]
+    words = ["--arch", arch]
+    if platform != "nocloud":
+        words += ["--platform", platform]
+    if schematic_file != schematic.DEFAULT:
+        words += ["--schematic", str(schematic_file)]
+    return words
+
+
+def raspios(
+    release: str,
+    version: str,
+    *,
+    base_url: str = RASPIOS_BASE_URL,
+    policy: SignaturePolicy | None = None,
+) -> Artefact:
+    """Return an image of Raspberry Pi OS Lite for 64-bit boards.
+
+    Args:
+        release: one of `RASPIOS_RELEASES`; the image itself is not asked here which it is.
+        version: date in the file's name, such as `2026-10-06`. Where the folder on the server has another
+            date, both, the file's first: `2026-06-18@2026-06-19`.
+        base_url: everything before `/raspios_…`; a mirror, or `file:///…` for a copy on disk.
+        policy: whose signature is required; None chooses the pinned key by the file's date.
+
+    Raises:
+        ArtefactError: an argument is none of these.
+    """
+    if release not in RASPIOS_RELEASES:
+        raise ArtefactError(
+            "arguments",
+            f"--release {release!r}",
+            "not a release of Raspberry Pi OS that Layer 1 knows",
+            expected=" or ".join(RASPIOS_RELEASES),
+            found=release,
+            remedy="choose one of these",
+        )
+    made, published = _raspios_dates(version)
+    base = base_url.rstrip("/")
+    check_url(base, "--base-url")
+    oldstable = release == "bookworm" and made >= _RASPIOS_TRIXIE_CAME
+    family = f"raspios_{'oldstable_' if oldstable else ''}lite_arm64"
+    arguments = ["raspios", "--release", release, "--version", version]
+    if base != RASPIOS_BASE_URL:
+        arguments += ["--base-url", base]
+    return Artefact(
+        name=f"raspios/{release}/{made}/lite-arm64.img.xz",
+        url=f"{base}/{family}/images/{family}-{published}/{made}-raspios-{release}-arm64-lite.img.xz",
+        file_format="raw",
+        arch="arm64",
+        version=version,
+        arguments=tuple(arguments),
+        signature=policy or [policy for since, policy in RASPIOS_POLICIES if since <= made][-1],
+        compression="xz",
+        signed_between=(
+            datetime.combine(made, time(), UTC) - timedelta(days=1),
+            datetime.combine(published, time(), UTC) + timedelta(days=7),
+        ),
+        max_download_bytes=2 * GIB,
+        max_virtual_size_bytes=8 * GIB,
+    )
+
+
+def _raspios_dates(version: str) -> tuple[date, date]:
+    """Return the dates of a version's file and of its folder."""
+    made, _, published = version.partition("@")
+    try:
+        if not re.fullmatch(r"[0-9]{4}(-[0-9]{2}){2}(@[0-9]{4}(-[0-9]{2}){2})?", version):
+            raise ValueError  # noqa: TRY301 - told as any other date that is none
+        dates = date.fromisoformat(made), date.fromisoformat(published or made)
+        if not 0 <= (dates[1] - dates[0]).days <= _RASPIOS_MAX_UPLOAD_DAYS:
+            raise ValueError  # noqa: TRY301
+    except ValueError:
+        raise ArtefactError(
+            "arguments",
+            f"--version {version!r}",
+            "not a version of Raspberry Pi OS (an alias such as 'latest' is another image tomorrow)",
+            expected="the date in the file's name, such as 2026-10-06; where the folder has a later one (at "
+            f"most {_RASPIOS_MAX_UPLOAD_DAYS} days) also that: 2026-06-18@2026-06-19",
+            found=version,
+            remedy="name the exact dates as the server has them",
+        ) from None
+    return dates
 
 
 def k3s_installer(version: str, url: str | None = None) -> Artefact:

@@ -1,4 +1,4 @@
-"""`python -m layer1 image fetch|verify|pin|list`."""
+"""`python -m layer1 image fetch|verify|pin|key|list`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rich.progress import Progress as Bars
 
 from layer1 import paths
 from layer1.errors import ImageError
+from layer1.images import artefact as artefacts
 from layer1.images import signature, store
 from layer1.images.artefact import (
     ARCHITECTURES,
@@ -22,15 +23,21 @@ from layer1.images.artefact import (
     FLATCAR_FLAVOURS,
     FLATCAR_POLICY,
     MIB,
+    RASPIOS_BASE_URL,
+    RASPIOS_RELEASES,
     TALOS_DISKS,
+    TALOS_PLATFORMS,
     Artefact,
+    SignaturePolicy,
     check_url,
     flatcar,
     k3s_installer,
     local_image,
+    raspios,
     talos,
 )
 from layer1.images.download import OnProgress, Progress
+from layer1.images.failure import ArtefactError
 from layer1.images.lockfile import LockFile
 from layer1.talos import schematic
 
@@ -62,9 +69,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                     "--replace", action="store_true", help="replace an entry with another digest"
                 )
             leaf.set_defaults(run=_guard(run), make=make)
+    _add_key_parser(verbs)
     listing = verbs.add_parser("list", help="show what is pinned and what is in the cache")
     _add_places(listing)
     listing.set_defaults(run=_guard(_list))
+
+
+def _add_key_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "put a signer's downloaded public key into assets/keys, if it is the pinned one"
+    kinds = verbs.add_parser("key", help=text, description=text).add_subparsers(
+        dest="kind", required=True, metavar="KIND"
+    )
+    leaf = kinds.add_parser("raspios", help="one of the two keys of Raspberry Pi OS")
+    leaf.add_argument("--file", required=True, type=Path, help="the downloaded key")
+    leaf.set_defaults(run=_guard(_key))
 
 
 def _add_places(parser: argparse.ArgumentParser) -> None:
@@ -104,12 +122,14 @@ def _make_flatcar(arguments: argparse.Namespace) -> Artefact:
 
 def _talos_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", required=True, help="such as v1.13.4")
-    parser.add_argument("--arch", choices=ARCHITECTURES, default="amd64")
-    parser.add_argument("--disk", choices=TALOS_DISKS, default="qcow2", help="how the factory packs the disk")
-    parser.add_argument("--secure-boot", action="store_true", help="the image signed for Secure Boot")
     parser.add_argument(
-        "--schematic", type=Path, default=schematic.DEFAULT, metavar="FILE", help="what the image holds"
+        "--board", choices=tuple(schematic.BOARDS), help="short for platform, architecture and schematic"
     )
+    parser.add_argument("--platform", choices=TALOS_PLATFORMS, help="by default nocloud")
+    parser.add_argument("--arch", choices=ARCHITECTURES, help="by default amd64")
+    parser.add_argument("--schematic", type=Path, metavar="FILE", help="what the image holds")
+    parser.add_argument("--disk", choices=TALOS_DISKS, help="how the factory packs the disk")
+    parser.add_argument("--secure-boot", action="store_true", help="the image signed for Secure Boot")
     parser.add_argument(
         "--base-url", default=schematic.FACTORY_URL, help="a mirror, or file:///… for a copy on disk"
     )
@@ -122,10 +142,12 @@ def _talos_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _make_talos(arguments: argparse.Namespace) -> Artefact:
+    platform, arch, schematic_file = _talos_choice(arguments)
     artefact = talos(
         arguments.version,
-        arguments.arch,
-        schematic_file=arguments.schematic,
+        arch,
+        platform=platform,
+        schematic_file=schematic_file,
         secure_boot=arguments.secure_boot,
         disk=arguments.disk,
         base_url=arguments.base_url,
@@ -134,9 +156,44 @@ def _make_talos(arguments: argparse.Namespace) -> Artefact:
     factory = arguments.factory or (schematic.FACTORY_URL if public else None)
     if arguments.verb == "pin" and factory:
         check_url(factory, "--factory")
-        identity = schematic.confirm(schematic.read(arguments.schematic), factory)
+        identity = schematic.confirm(schematic.read(schematic_file), factory)
         _say(f"{factory} names the schematic as Layer 1 does: {identity}")
     return artefact
+
+
+def _talos_choice(arguments: argparse.Namespace) -> tuple[str, str, Path]:
+    """Return platform, architecture and schematic; a board's name says all three."""
+    if arguments.board is None:
+        return (
+            arguments.platform or "nocloud",
+            arguments.arch or "amd64",
+            arguments.schematic or schematic.DEFAULT,
+        )
+    if arguments.platform or arguments.arch or arguments.schematic:
+        raise ArtefactError(
+            "arguments",
+            f"--board {arguments.board}",
+            "says platform, architecture and schematic already",
+            remedy="leave out --platform, --arch and --schematic, or --board",
+        )
+    return "metal", "arm64", schematic.BOARDS[arguments.board]
+
+
+def _raspios_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--release", choices=RASPIOS_RELEASES, default="bookworm")
+    parser.add_argument(
+        "--version",
+        required=True,
+        help="the date in the file's name, such as 2026-10-06; where the server's folder has another, both: "
+        "2026-06-18@2026-06-19",
+    )
+    parser.add_argument(
+        "--base-url", default=RASPIOS_BASE_URL, help="a mirror, or file:///… for a copy on disk"
+    )
+
+
+def _make_raspios(arguments: argparse.Namespace) -> Artefact:
+    return raspios(arguments.release, arguments.version, base_url=arguments.base_url)
 
 
 def _k3s_arguments(parser: argparse.ArgumentParser) -> None:
@@ -161,6 +218,7 @@ _KINDS: tuple[
 ] = (
     ("flatcar", _flatcar_arguments, _make_flatcar),
     ("talos", _talos_arguments, _make_talos),
+    ("raspios", _raspios_arguments, _make_raspios),
     ("k3s-installer", _k3s_arguments, _make_k3s),
     ("practice", _practice_arguments, _make_practice),
 )
@@ -236,12 +294,24 @@ def _list(arguments: argparse.Namespace) -> int:
             state = f"fetched, {record.size_bytes / MIB:.1f} MiB"
         lines.append(f"{name}: {pinned}; {state}")
     sys.stdout.write("\n".join(lines or ["nothing is pinned or fetched"]) + "\n")
-    sentence = signature.expiry_warning(
-        signature.read_keys(FLATCAR_POLICY), FLATCAR_POLICY.key_file, store.Options().now()
-    )
-    if sentence:
-        _say(f"warning: {sentence}")
+    present = [policy for policy in _raspios_policies() if policy.key_file.exists()]
+    for policy in (FLATCAR_POLICY, *present):
+        sentence = signature.expiry_warning(
+            signature.read_keys(policy), policy.key_file, store.Options().now()
+        )
+        if sentence:
+            _say(f"warning: {sentence}")
     return 0
+
+
+def _key(arguments: argparse.Namespace) -> int:
+    policy = signature.install_key(arguments.file, _raspios_policies())
+    _say(f"{policy.primary_fingerprint}\n  written to {policy.key_file}; review and commit it")
+    return 0
+
+
+def _raspios_policies() -> list[SignaturePolicy]:
+    return [policy for _, policy in artefacts.RASPIOS_POLICIES]
 
 
 def _guard(run: Verb) -> Verb:

@@ -11,6 +11,7 @@ import os
 import shutil
 import struct
 import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +19,11 @@ from typing import IO, Any
 from layer1.images.artefact import Artefact
 from layer1.images.download import CHUNK_BYTES, Downloaded
 from layer1.images.failure import ArtefactError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 _QCOW2_MAGIC = b"QFI\xfb"
 _QEMU_IMG_TIMEOUT_S = 60
@@ -153,7 +159,7 @@ def unpack(source: Path, target: Path, artefact: Artefact) -> Downloaded:
     Raises:
         ArtefactError: check "format" (damaged, or too large) or "disk space".
     """
-    openers: dict[str, Any] = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}
+    openers: dict[str, Any] = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open, "zst": zstd.open}
     sha512, sha256, size = hashlib.sha512(), hashlib.sha256(), 0
     limit = artefact.max_virtual_size_bytes
     try:
@@ -172,7 +178,7 @@ def unpack(source: Path, target: Path, artefact: Artefact) -> Downloaded:
                 sha256.update(data)
             stream.flush()
             os.fsync(stream.fileno())
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error, zstd.ZstdError) as error:
         target.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno is not None:
             raise ArtefactError(

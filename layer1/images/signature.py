@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,9 +17,6 @@ from layer1.images.failure import ArtefactError
 
 WARN_BEFORE = timedelta(days=90)
 _TIMEOUT_S = 600
-_KEY_REMEDY = (
-    "restore the key file from the repository, or fetch the signer's current key and check its fingerprint"
-)
 _AGAIN = "nothing was kept; fetch it again, from another source if it happens twice"
 
 # OpenPGP hash numbers that may carry a signature: SHA-256, SHA-384, SHA-512, SHA-224 (RFC 4880, 9.4).
@@ -184,6 +182,7 @@ class Verifier:
             _run(
                 ["gpg", "--dearmor", "--output", str(self._folder / "pinned.gpg"), str(self.policy.key_file)],
                 self._folder,
+                remedy=self.policy.key_remedy,
             )
         except BaseException:
             self._stack.close()
@@ -283,13 +282,80 @@ def key_file_digest(policy: SignaturePolicy) -> str:
         return hashlib.sha256(policy.key_file.read_bytes()).hexdigest()
     except OSError as error:
         raise ArtefactError(
-            "key", str(policy.key_file), f"cannot be read: {error}", remedy=_KEY_REMEDY
+            "key",
+            str(policy.key_file),
+            f"cannot be read: {error.strerror or error}",
+            expected=f"the public key {policy.primary_fingerprint}",
+            found="none",
+            remedy=policy.key_remedy,
         ) from None
+
+
+def install_key(source: Path, policies: Iterable[SignaturePolicy]) -> SignaturePolicy:
+    """Put a downloaded public key into the place of the policy that pins it, and return that policy.
+
+    Only the key itself is written: other people's signatures on it and subkeys that cannot sign are left out.
+
+    Args:
+        source: the file, armoured or binary.
+        policies: those whose keys are sought.
+
+    Raises:
+        ArtefactError: check "key": the file holds another key, none, more than one, or cannot be read.
+    """
+    known = {policy.primary_fingerprint: policy for policy in policies}
+    with _private_folder() as folder:
+        found, _ = _list_keys(source, folder)
+        if len(found) != 1 or found[0] not in known:
+            raise ArtefactError(
+                "key",
+                str(source),
+                "does not hold one pinned key and no other",
+                expected=" or ".join(known),
+                found=", ".join(found) or "no key",
+                remedy="download the key again, from another source",
+            )
+        policy = known[found[0]]
+        _run(["gpg", "--import", str(source)], folder, remedy=policy.key_remedy)
+        export = ["--export-options", "export-minimal", "--output", str(folder / "key.asc")]
+        _run(["gpg", "--armor", *export, "--export", found[0]], folder, remedy=policy.key_remedy)
+        _check_key(replace(policy, key_file=folder / "key.asc"), folder)
+        _write_atomically(policy.key_file, (folder / "key.asc").read_bytes())
+    return policy
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        temporary.write_bytes(data)
+        temporary.chmod(0o644)
+        os.replace(temporary, path)  # noqa: PTH105 - says that it replaces
+    except OSError as error:
+        raise ArtefactError(
+            "key", str(path), f"cannot be written: {error}", remedy="make its folder writable"
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _check_key(policy: SignaturePolicy, folder: Path) -> list[SigningKey]:
     key_file_digest(policy)
-    listing = _run(["gpg", "--with-colons", "--show-keys", str(policy.key_file)], folder, check=False).stdout
+    primaries, keys = _list_keys(policy.key_file, folder)
+    if primaries != [policy.primary_fingerprint]:
+        raise ArtefactError(
+            "key",
+            str(policy.key_file),
+            "the key file does not hold the pinned key and no other",
+            expected=policy.primary_fingerprint,
+            found=", ".join(primaries) or "no key",
+            remedy=policy.key_remedy,
+        )
+    return keys
+
+
+def _list_keys(key_file: Path, folder: Path) -> tuple[list[str], list[SigningKey]]:
+    """Return the fingerprints of the primary keys in a file, and the keys and subkeys that may sign."""
+    listing = _run(["gpg", "--with-colons", "--show-keys", str(key_file)], folder, check=False).stdout
     primaries: list[str] = []
     keys: list[SigningKey] = []
     pending: list[str] | None = None
@@ -311,16 +377,7 @@ def _check_key(policy: SignaturePolicy, folder: Path) -> list[SigningKey]:
                     )
                 )
             pending = None
-    if primaries != [policy.primary_fingerprint]:
-        raise ArtefactError(
-            "key",
-            str(policy.key_file),
-            "the key file does not hold the pinned key and no other",
-            expected=policy.primary_fingerprint,
-            found=", ".join(primaries) or "no key",
-            remedy=_KEY_REMEDY,
-        )
-    return keys
+    return primaries, keys
 
 
 @contextlib.contextmanager
@@ -329,11 +386,13 @@ def _private_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def _run(command: list[str], home: Path, *, check: bool = True) -> subprocess.CompletedProcess[str]:
+def _run(
+    command: list[str], home: Path, *, check: bool = True, remedy: str = ""
+) -> subprocess.CompletedProcess[str]:
     full = [command[0], "--homedir", str(home), *command[1:]]
     if command[0] == "gpg":
         full[1:1] = ["--batch", "--no-options", "--no-autostart", "--no-auto-check-trustdb"]
-    remedy = f"install {command[0]} (on Debian and Ubuntu: apt install {command[0]})"
+    install = f"install {command[0]} (on Debian and Ubuntu: apt install {command[0]})"
     try:
         result = subprocess.run(
             full,
@@ -345,8 +404,8 @@ def _run(command: list[str], home: Path, *, check: bool = True) -> subprocess.Co
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ArtefactError("tool", command[0], f"cannot be run: {error}", remedy=remedy) from None
+        raise ArtefactError("tool", command[0], f"cannot be run: {error}", remedy=install) from None
     if check and result.returncode != 0:
         last = (result.stderr.strip().splitlines() or ["no output"])[-1]
-        raise ArtefactError("key", command[-1], f"{command[0]} failed: {last}", remedy=_KEY_REMEDY)
+        raise ArtefactError("key", command[-1], f"{command[0]} failed: {last}", remedy=remedy)
     return result

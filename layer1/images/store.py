@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from layer1.images import flatcar_version, signature
+from layer1.images import flatcar_version, raspios_version, signature
 from layer1.images.artefact import Artefact, SignaturePolicy
 from layer1.images.download import (
     CHUNK_BYTES,
@@ -211,6 +211,8 @@ def verify(
     Its content is hashed and compared with the record, the pin, the manifest and the signed digests; gpgv
     checks the stored signature with the key as it is now; the format is checked. Of a file that was unpacked,
     the packed bytes are gone: the signed digests then vouch for the digest that was recorded at fetching.
+    Where only the packed bytes are signed (Raspberry Pi OS), the record vouches for that signature as long as
+    the key file is the one it was checked with.
 
     Raises:
         ArtefactError: it is not stored, or a check failed; what failed is removed from the store.
@@ -368,6 +370,8 @@ def _pinned_sha512(artefact: Artefact, lock: LockFile) -> str | None:
 def _fetch(job: _Job) -> Record:
     """Download, check everything, and only then give the file its name."""
     artefact = job.artefact
+    if artefact.signature is not None:
+        signature.read_keys(artefact.signature)  # a missing key is told before the long download
     old = _load_record(job)
     source = download(
         artefact.url,
@@ -388,10 +392,7 @@ def _fetch(job: _Job) -> Record:
             unpacked.unlink(missing_ok=True)
             result = unpack(source.path, unpacked, artefact)
         virtual_size = check_format(result.path, artefact)
-        bound_by = None
-        if facts is not None and artefact.oem is not None:
-            inside = flatcar_version.read_inside(result.path, artefact, job.partial)
-            bound_by = flatcar_version.bind(artefact, inside, facts.signed_at, said)
+        bound_by = _bind(job, facts, said, result.path) if facts is not None else None
         blob = job.blob(result.sha512)
         result.path.chmod(0o400)
         result.path.replace(blob)
@@ -422,6 +423,16 @@ def _fetch(job: _Job) -> Record:
     finally:
         discard(artefact.url, job.partial)
         unpacked.unlink(missing_ok=True)
+
+
+def _bind(
+    job: _Job, facts: signature.SignatureFacts, said: tuple[str, datetime] | None, image: Path
+) -> flatcar_version.BoundBy:
+    """Decide that a signed image is of the version it is fetched as, and say by what."""
+    if job.artefact.signed_between is not None:
+        return raspios_version.bind(job.artefact, facts.signed_at, pinned=job.pin is not None)
+    inside = flatcar_version.read_inside(image, job.artefact, job.partial)
+    return flatcar_version.bind(job.artefact, inside, facts.signed_at, said)
 
 
 def _check_digest(job: _Job, source: Downloaded) -> None:
@@ -469,29 +480,47 @@ def _check_signature(
     with signature.Verifier(policy) as verifier:
         signed = _sidecar(job, artefact.url + policy.signature_suffix)
         facts = verifier.detached(source.path, signed, artefact.url)
-        digests_url = artefact.url + policy.digests_suffix
-        digests = _sidecar(job, digests_url)
-        text, _ = verifier.clearsigned(digests, digests_url)
-        check_digests(text, artefact.file_name, source.sha512, digests_url)
+        digests = None
+        if policy.digests_suffix is not None:
+            digests = _sidecar(job, artefact.url + policy.digests_suffix)
+            _check_signed_digests(artefact, policy.digests_suffix, verifier, digests, source.sha512)
+        if policy.sha256_suffix is not None:
+            sha256_url = artefact.url + policy.sha256_suffix
+            raspios_version.check_sha256(
+                _sidecar(job, sha256_url), artefact.file_name, source.sha256, sha256_url
+            )
         said = None
         # A pin names the bytes, and with them the version.
-        if job.pin is None:
-            version_url = artefact.sibling(policy.version_file)
-            document = _sidecar(job, version_url)
-            version_file = job.partial / "version.txt"
-            version_file.write_bytes(document)
-            try:
-                version_facts = verifier.detached(
-                    version_file, _sidecar(job, version_url + policy.signature_suffix), version_url
-                )
-            finally:
-                version_file.unlink()
-            version = flatcar_version.parse_version_txt(document.decode("utf-8", "replace"), version_url)
-            said = (version, version_facts.signed_at)
+        if job.pin is None and policy.version_file is not None:
+            said = _signed_version(job, policy, policy.version_file, verifier)
     encoded = _Sidecars(
-        signature=base64.b64encode(signed).decode(), digests=base64.b64encode(digests).decode()
+        signature=base64.b64encode(signed).decode(),
+        digests=None if digests is None else base64.b64encode(digests).decode(),
     )
     return facts, encoded, said
+
+
+def _check_signed_digests(
+    artefact: Artefact, suffix: str, verifier: signature.Verifier, document: bytes, sha512: str
+) -> None:
+    url = artefact.url + suffix
+    text, _ = verifier.clearsigned(document, url)
+    check_digests(text, artefact.file_name, sha512, url)
+
+
+def _signed_version(
+    job: _Job, policy: SignaturePolicy, version_file: str, verifier: signature.Verifier
+) -> tuple[str, datetime]:
+    """Return what the signed version file says, and when it was signed."""
+    url = job.artefact.sibling(version_file)
+    document = _sidecar(job, url)
+    local = job.partial / "version.txt"
+    local.write_bytes(document)
+    try:
+        facts = verifier.detached(local, _sidecar(job, url + policy.signature_suffix), url)
+    finally:
+        local.unlink()
+    return flatcar_version.parse_version_txt(document.decode("utf-8", "replace"), url), facts.signed_at
 
 
 def _sidecar(job: _Job, url: str) -> bytes:
@@ -622,13 +651,23 @@ def _rehash(job: _Job, record: Record, blob: Path) -> Record:
 def _recheck_signature(job: _Job, policy: SignaturePolicy, record: Record, blob: Path) -> Record:
     """Check the stored signatures with the key as it is now; return the record that says so."""
     artefact = job.artefact
-    digests_url = artefact.url + policy.digests_suffix
-    with signature.Verifier(policy) as verifier:
-        if artefact.compression == "none":
-            verifier.detached(blob, base64.b64decode(record.signature or ""), artefact.name)
-        text, _ = verifier.clearsigned(base64.b64decode(record.digests or ""), digests_url)
-    check_digests(text, artefact.file_name, record.source_sha512, digests_url)
     key = signature.key_file_digest(policy)
+    packed = artefact.compression != "none"
+    if packed and policy.digests_suffix is None and record.key_sha256 != key:
+        raise ArtefactError(
+            "signature",
+            artefact.name,
+            "the key file has changed, and the packed file that is signed is not kept",
+            expected=f"the key file with SHA-256 {record.key_sha256}",
+            found=key,
+            remedy=_FETCH_AGAIN,
+        )
+    with signature.Verifier(policy) as verifier:
+        if not packed:
+            verifier.detached(blob, base64.b64decode(record.signature or ""), artefact.name)
+        if policy.digests_suffix is not None:
+            digests = base64.b64decode(record.digests or "")
+            _check_signed_digests(artefact, policy.digests_suffix, verifier, digests, record.source_sha512)
     if record.key_sha256 != key:
         record = record.model_copy(update={"key_sha256": key})
         _save_record(job, record)
@@ -699,8 +738,11 @@ def _verified_by(job: _Job) -> VerifiedBy:
 
 def _checks(job: _Job, bound_by: str | None) -> tuple[str, ...]:
     checks = ["format"]
-    if job.artefact.signature is not None:
-        checks += ["signature", "digests"]
+    policy = job.artefact.signature
+    if policy is not None:
+        checks.append("signature")
+        checks += ["digests"] if policy.digests_suffix is not None else []
+        checks += ["sha256 file"] if policy.sha256_suffix is not None else []
     if bound_by is not None:
         checks.append(f"version by {bound_by}")
     if job.artefact.sha512 is not None:

@@ -2,6 +2,9 @@
 
 A schematic's id is the SHA-256 of its canonical YAML, as siderolabs/image-factory writes it
 (pkg/schematic/schematic.go: the fields in the order of the struct, empty ones left out, four spaces).
+
+The public factory shows a schematic to everybody who has its id, so a secret can never be in one: the fields
+that would hold it are refused, and so is every field that is not known here.
 """
 
 from __future__ import annotations
@@ -19,12 +22,18 @@ from layer1.paths import ASSETS
 
 FACTORY_URL = "https://factory.talos.dev"
 DEFAULT = ASSETS / "talos" / "schematic.yaml"
+BOARDS = {board: ASSETS / "talos" / f"schematic-{board}.yaml" for board in ("rpi4", "rpi5")}
 
 # What the factory's YAML writer leaves without quotes, on the narrow side; the rest is refused, not guessed.
 _PLAIN = re.compile(r"(?!--)[A-Za-z0-9-][A-Za-z0-9_./=,:@+-]*(?<!:)")
 _LETTER_FIRST = re.compile(r"[A-Za-z]")
+# Several lines, which it writes as a block: no blank at the start or a line's end, no empty line last.
+_BLOCK = re.compile(r"(?! )[ -~]*[!-~](\n+[ -~]*[!-~])*\n?")
 _WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
 _ID = re.compile(r"[0-9a-f]{64}")
+_PUBLIC = "and the factory shows every schematic to everybody; give the configuration to the running node"
+_EMBEDDED = "embeddedMachineConfiguration"
+_EMBEDDING_ARGUMENTS = ("talos.config.inline", "talos.config.early")
 
 
 def read(path: Path = DEFAULT) -> str:
@@ -47,11 +56,12 @@ def read(path: Path = DEFAULT) -> str:
 def canonical(text: str) -> str:
     """Return a schematic's canonical YAML: comments, order and spelling gone.
 
-    Overlay options, and texts that YAML would quote, are refused: how the factory writes those is not
-    reproduced here, and a wrong guess would name another image.
+    Texts that YAML would quote are refused: how the factory writes those is not reproduced here, and a wrong
+    guess would name another image.
 
     Raises:
-        ArtefactError: not YAML, an unknown field, or a value whose canonical form is not known here.
+        ArtefactError: not YAML, an unknown field, one that would make a secret public, or a value whose
+            canonical form is not known here.
     """
     try:
         document = yaml.safe_load(text)
@@ -61,11 +71,7 @@ def canonical(text: str) -> str:
     lines: list[str] = []
     if top.get("owner"):
         lines.append(f"owner: {_plain(top['owner'], 'owner')}")
-    overlay = _fields(top.get("overlay") or {}, "overlay", ("image", "name"))
-    if overlay:
-        if not overlay.get("image") or not overlay.get("name"):
-            raise _fault("overlay needs image and name")
-        lines += ["overlay:", *(f"    {key}: {_plain(overlay[key], key)}" for key in ("image", "name"))]
+    lines += _overlay(top.get("overlay") or {})
     inner = _customization(top.get("customization") or {})
     lines += ["customization:", *inner] if inner else ["customization: {}"]
     return "\n".join(lines) + "\n"
@@ -135,11 +141,30 @@ def confirm(text: str, factory: str = FACTORY_URL, *, timeout_s: float = 30.0) -
     return own_id
 
 
+def _overlay(value: Any) -> list[str]:  # noqa: ANN401
+    overlay = _fields(value, "overlay", ("image", "name", "options"))
+    if not overlay:
+        return []
+    if not overlay.get("image") or not overlay.get("name"):
+        raise _fault("overlay needs image and name")
+    lines = ["overlay:", *(f"    {key}: {_plain(overlay[key], key)}" for key in ("image", "name"))]
+    known = ("configTxt", "configTxtAppend")
+    options = _fields(overlay.get("options") or {}, "overlay.options", known)
+    if options:
+        lines.append("    options:")
+    for key in sorted(options):
+        lines += _text(options[key], key)
+    return lines
+
+
 def _customization(value: Any) -> list[str]:  # noqa: ANN401
     known = ("extraKernelArgs", "meta", "systemExtensions", "secureboot")
     fields = _fields(value, "customization", known)
     lines: list[str] = []
     if arguments := _items(fields.get("extraKernelArgs"), "extraKernelArgs"):
+        for argument in arguments:
+            if str(argument).startswith(_EMBEDDING_ARGUMENTS):
+                raise _fault(f"extraKernelArgs: {str(argument).partition('=')[0]} holds secrets, {_PUBLIC}")
         lines += ["    extraKernelArgs:"]
         lines += [f"        - {_plain(argument, 'extraKernelArgs')}" for argument in arguments]
     if entries := _items(fields.get("meta"), "meta"):
@@ -164,6 +189,8 @@ def _customization(value: Any) -> list[str]:  # noqa: ANN401
 def _fields(value: Any, name: str, known: tuple[str, ...]) -> dict[str, Any]:  # noqa: ANN401
     if not isinstance(value, dict):
         raise _fault(f"{name} must be a mapping")
+    if _EMBEDDED in value:
+        raise _fault(f"{name} has {_EMBEDDED}, which holds secrets, {_PUBLIC}")
     if unknown := sorted(str(key) for key in value.keys() - set(known)):
         raise _fault(f"{name} has {', '.join(unknown)}, whose part in the id is not known here")
     return value
@@ -183,6 +210,21 @@ def _plain(value: Any, name: str) -> str:  # noqa: ANN401
     if not plain or not (_LETTER_FIRST.match(value) or "=" in value):
         raise _fault(f"{name}: only a plain text is known here (letters, digits and _ . / = , : @ + -)")
     return str(value)
+
+
+def _text(value: Any, key: str) -> list[str]:  # noqa: ANN401
+    """Return an overlay's option, which may have several lines."""
+    if not isinstance(value, str) or "\n" not in value:
+        return [f"        {key}: {_plain(value, key)}"]
+    if not _BLOCK.fullmatch(value):
+        raise _fault(
+            f"{key}: only plain lines are known here (no blank at the start or at a line's end, no tab, no "
+            "empty line last)"
+        )
+    # The mark tells whether the text ends with its last line or with the line's end.
+    mark = "|" if value.endswith("\n") else "|-"
+    lines = value.removesuffix("\n").split("\n")
+    return [f"        {key}: {mark}", *(f"            {line}" if line else "" for line in lines)]
 
 
 def _fault(problem: str) -> ArtefactError:
