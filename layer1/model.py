@@ -98,6 +98,7 @@ class TalosDisk(StrEnum):
 
     QCOW2 = "qcow2"
     RAW_XZ = "raw.xz"
+    RAW_ZST = "raw.zst"
 
 
 class Encryption(StrEnum):
@@ -213,9 +214,7 @@ class TalosImageConfig(Model):
 
     version: TalosVersion = "v1.13.4"
     schematic: SchematicFile = "schematic.yaml"
-    disk: Annotated[
-        TalosDisk, one_of(TalosDisk, **{"raw.zst": "cannot be unpacked here; use qcow2 or raw.xz"})
-    ] = TalosDisk.QCOW2
+    disk: Annotated[TalosDisk, one_of(TalosDisk)] = TalosDisk.QCOW2
     base_url: Url = "https://factory.talos.dev"
     registry: Registry = "factory.talos.dev"
 

@@ -1,12 +1,15 @@
+# ruff: noqa: PLR0917 - fixtures come as arguments
 """Talos images of the Image Factory: schematic, address, pin; the factory here is a small server."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import http.server
 import json
 import lzma
+import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,12 +19,14 @@ import pytest
 from image_support import MIB, leftovers, stored
 
 from layer1.images import cli, store
-from layer1.images.artefact import talos
+from layer1.images.artefact import TALOS_DISKS, talos
 from layer1.images.failure import ArtefactError
+from layer1.images.lockfile import LockFile
 from layer1.talos import schematic
 
 DEFAULT_ID = "376567988ad370138ad8b2698212367b8edcb69b5fd68c80be1f2ec7d603b4ba"
 PI_ID = "ee21ef4a5ef808a9b7484cc0dda0f25075021691c8c09a276591eedb638ea1f9"
+PI_5_ID = "a636242df247ad4aad2e36d1026d8d4727b716a3061749bd7b19651e548f65e4"
 
 
 # --- the schematic's id; the vectors are siderolabs/image-factory's own (pkg/schematic/schematic_test.go)
@@ -57,7 +62,7 @@ PI_ID = "ee21ef4a5ef808a9b7484cc0dda0f25075021691c8c09a276591eedb638ea1f9"
         ("customization: {}\noverlay: {image: siderolabs/sbc-raspberrypi, name: rpi_generic}", PI_ID),
         (
             "overlay:\n  image: siderolabs/sbc-raspberrypi\n  name: rpi_5\n",
-            "a636242df247ad4aad2e36d1026d8d4727b716a3061749bd7b19651e548f65e4",
+            PI_5_ID,
         ),
     ],
 )
@@ -68,6 +73,67 @@ def test_known_ids(text, expected):
 def test_the_shipped_schematic_adds_nothing():
     assert schematic.canonical(schematic.read()) == "customization: {}\n"
     assert schematic.schematic_id(schematic.read()) == DEFAULT_ID
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, PI_ID),
+        (
+            {"configTxtAppend": "gpu_mem=16"},
+            "b981222cac16a62ddf59b10ce2da437776cd67c057dd6f31771a1283c29528b9",
+        ),
+        (
+            {"configTxtAppend": "gpu_mem=16\n"},
+            "0b8f3f4be1d2b344b309195f61fa1245b92a2ee3713c3bcf0be3be1a535d5326",
+        ),
+        (
+            {"configTxtAppend": "[pi4]\ngpu_mem=16\n# a comment: with 'quotes'\n"},
+            "aff84bd6986ffc98afc46171e8db9835439357dc49a8f8abf73c54e74b637242",
+        ),
+        (
+            {
+                "configTxtAppend": "[pi4]\n\ngpu_mem=16",
+                "configTxt": "arm_64bit=1\n  indented=1\ndtparam=i2c_arm=on,spi=on\n",
+            },
+            "fc764ca76aa0980f6f485e8afa9abd4622f38a5228ee48a13d8c457e9a99080a",
+        ),
+    ],
+)
+def test_the_ids_of_an_overlay_with_options(options, expected):
+    """The ids are those of gopkg.in/yaml.v3, the factory's writer, over a struct such as the factory's."""
+    overlay = {"options": options, "name": "rpi_generic", "image": "siderolabs/sbc-raspberrypi"}
+    assert schematic.schematic_id(json.dumps({"overlay": overlay})) == expected
+
+
+def test_owner_comes_first_then_overlay_then_customization():
+    text = "customization: {extraKernelArgs: [a=1]}\noverlay: {name: rpi_5, image: a}\nowner: me"
+    assert schematic.canonical(text) == (
+        "owner: me\noverlay:\n    image: a\n    name: rpi_5\n"
+        "customization:\n    extraKernelArgs:\n        - a=1\n"
+    )
+
+
+@pytest.mark.parametrize(("board", "expected"), [("rpi4", PI_ID), ("rpi5", PI_5_ID)])
+def test_the_shipped_schematics_of_boards(board, expected):
+    assert schematic.schematic_id(schematic.read(schematic.BOARDS[board])) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("customization: {embeddedMachineConfiguration: 'machine: {}'}", "customization has embedded"),
+        ("embeddedMachineConfiguration: 'machine: {}'", "schematic has embedded"),
+        ("customization: {extraKernelArgs: [a=1, talos.config.inline=KLUv]}", "talos.config.inline holds"),
+        ("customization: {extraKernelArgs: [talos.config.early=KLUv]}", "talos.config.early holds"),
+    ],
+)
+def test_a_schematic_never_holds_a_secret(text, words):
+    with pytest.raises(ArtefactError) as caught:
+        schematic.schematic_id(text)
+    assert words in str(caught.value)
+    assert "the factory shows every schematic to everybody" in str(caught.value)
+    assert "KLUv" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +155,28 @@ def test_the_shipped_schematic_adds_nothing():
         ("customization: {meta: [{key: 10}]}", "plain text"),
         ("customization: {secureboot: {includeWellKnownCertificates: 1}}", "true or false"),
         ("overlay: {name: rpi_5}", "needs image and name"),
-        ("overlay: {name: rpi_5, image: a, options: {x: 1}}", "overlay has options"),
+        ("overlay: {name: rpi_5, image: a, options: {x: 1}}", "overlay.options has x"),
+        ("overlay: {name: rpi_5, image: a, options: [configTxt]}", "overlay.options must be a mapping"),
+        ("overlay: {name: rpi_5, image: a, options: {configTxt: 1}}", "plain text"),
+        ("overlay: {name: rpi_5, image: a, options: {configTxt: 'a b'}}", "plain text"),
+        ("overlay: {name: rpi_5, image: a, options: {configTxt: ''}}", "plain text"),
+        *(
+            (
+                json.dumps({"overlay": {"name": "rpi_5", "image": "a", "options": {"configTxt": text}}}),
+                "plain lines",
+            )
+            for text in (
+                "a \nb",
+                " a\nb",
+                "\na",
+                "a\n\n",
+                "a\n\tb",
+                "a\r\nb",
+                "a\nb ",
+                "a\n \nb",
+                "a\n\u00e9",
+            )
+        ),
     ],
 )
 def test_an_id_is_never_guessed(text, words):
@@ -214,9 +301,9 @@ def test_every_image_has_a_name_of_its_own(tmp_path):
         for arch in ("amd64", "arm64")
         for file in (schematic.DEFAULT, pi)
         for boot in (False, True)
-        for disk in ("qcow2", "raw.xz")
+        for disk in TALOS_DISKS
     }
-    assert len(names) == 32
+    assert len(names) == 48
     assert PI_ID in talos("v1.13.4", "arm64", schematic_file=pi).url
 
 
@@ -227,7 +314,9 @@ def test_every_image_has_a_name_of_its_own(tmp_path):
         ({"version": "latest"}, "not a Talos release"),
         ({"version": "v1.13.4/../v1.0.0"}, "not a Talos release"),
         ({"arch": "x86_64"}, "amd64 or arm64"),
-        ({"disk": "raw.zst"}, "qcow2 or raw.xz"),
+        ({"disk": "raw.gz"}, "qcow2 or raw.xz or raw.zst"),
+        ({"platform": "metal", "disk": "qcow2"}, "raw.xz or raw.zst"),
+        ({"platform": "aws"}, "nocloud or metal"),
         ({"base_url": "ftp://mirror.example"}, "scheme is not supported"),
         ({"schematic_file": Path("/none.yaml")}, "cannot be read"),
     ],
@@ -238,13 +327,46 @@ def test_arguments_that_are_none(changes, words):
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("board", "identity"),
+    [("rpi4", PI_ID), ("rpi5", PI_5_ID)],
+)
+def test_a_board_has_a_disk_of_the_platform_metal(board, identity):
+    made = talos("v1.13.4", "arm64", platform="metal", schematic_file=schematic.BOARDS[board])
+    assert made.name == f"talos/v1.13.4/{identity}/metal-arm64.raw.xz"
+    assert made.url == f"https://factory.talos.dev/image/{identity}/v1.13.4/metal-arm64.raw.xz"
+    assert (made.file_format, made.compression) == ("raw", "xz")
+    assert made.command("pin") == (
+        f"python -m layer1 image pin talos --version v1.13.4 --board {board} --disk raw.xz"
+    )
+
+
+def test_metal_without_a_board_says_all_words(tmp_path):
+    other = tmp_path / "mine.yaml"
+    other.write_text("overlay: {image: siderolabs/sbc-raspberrypi, name: rpi_5}")
+    assert talos("v1.13.4", "arm64", platform="metal", schematic_file=other, disk="raw.zst").arguments == (
+        *("talos", "--version", "v1.13.4", "--arch", "arm64", "--platform", "metal"),
+        *("--schematic", str(other), "--disk", "raw.zst"),
+    )
+
+
 @pytest.fixture
 def packed(factory, image):
-    """The factory's qcow2, and a raw disk packed by xz; with a pinless lock."""
+    """The factory's qcow2, and a raw disk packed by xz and by zstd, also a board's; with a pinless lock."""
     raw = bytes(MIB) + hashlib.sha512(b"disk").digest() * 1000 + bytes(MIB - 64000)
-    path = f"/image/{DEFAULT_ID}/v1.13.4/nocloud-amd64"
-    factory.files = {f"{path}.qcow2": image, f"{path}.raw.xz": lzma.compress(raw)}
+    path, board = f"/image/{DEFAULT_ID}/v1.13.4/nocloud-amd64", f"/image/{PI_ID}/v1.13.4/metal-arm64"
+    factory.files = {
+        f"{path}.qcow2": image,
+        f"{path}.raw.xz": lzma.compress(raw),
+        f"{path}.raw.zst": zstd(raw),
+        f"{board}.raw.xz": lzma.compress(raw),
+    }
     return raw
+
+
+def zstd(data: bytes) -> bytes:
+    """Pack as the factory does: by the program, not by the library that unpacks."""
+    return subprocess.run(["zstd", "-q", "-c"], input=data, capture_output=True, check=True).stdout
 
 
 @pytest.mark.usefixtures("packed")
@@ -278,6 +400,44 @@ def test_an_xz_disk_is_checked_as_packed_then_unpacked(factory, packed, lock, ca
     with pytest.raises(ArtefactError, match="cannot be unpacked"):
         store.pin(artefact, lock, cache / "fresh", options=options)
     assert stored(cache / "fresh") == leftovers(cache / "fresh") == []
+
+
+@pytest.mark.parametrize("keep", [0, 3, 40, -1])
+def test_a_zst_disk_is_unpacked_whole_or_not_at_all(factory, packed, lock, cache, options, keep):
+    artefact = talos("v1.13.4", "amd64", disk="raw.zst", base_url=factory.url)
+    pinned = store.pin(artefact, lock, cache, options=options)
+    assert pinned.entry.sha512 == hashlib.sha512(zstd(packed)).hexdigest()
+    assert pinned.image.path.read_bytes() == packed
+    (path,) = (path for path in factory.files if path.endswith(".zst"))
+    factory.files[path] = factory.files[path][:keep]
+    with pytest.raises(ArtefactError, match="cannot be unpacked"):
+        store.pin(artefact, lock, cache / "cut", options=options)
+    assert stored(cache / "cut") == leftovers(cache / "cut") == []
+
+
+@pytest.mark.usefixtures("packed")
+@pytest.mark.parametrize("tail", [b"junk", b"\x28\xb5\x2f\xfd" + b"\xff" * 20])
+def test_a_zst_disk_with_something_behind_it(factory, lock, cache, options, tail):
+    (path,) = (path for path in factory.files if path.endswith(".zst"))
+    factory.files[path] += tail
+    with pytest.raises(ArtefactError, match="cannot be unpacked"):
+        store.pin(
+            talos("v1.13.4", "amd64", disk="raw.zst", base_url=factory.url), lock, cache, options=options
+        )
+
+
+@pytest.mark.parametrize("disk", ["raw.xz", "raw.zst"])
+def test_a_disk_that_unpacks_without_end(factory, lock, cache, options, disk):
+    bomb = bytes(64 * MIB)
+    path = f"/image/{DEFAULT_ID}/v1.13.4/nocloud-amd64.{disk}"
+    factory.files = {path: zstd(bomb) if disk == "raw.zst" else lzma.compress(bomb)}
+    assert len(factory.files[path]) < MIB // 16
+    artefact = talos("v1.13.4", "amd64", disk=disk, base_url=factory.url)
+    bounded = dataclasses.replace(artefact, max_virtual_size_bytes=MIB)
+    with pytest.raises(ArtefactError, match="unpacks to more than allowed"):
+        store.pin(bounded, lock, cache, options=options)
+    assert stored(cache) == leftovers(cache) == []
+    assert store.pin(artefact, lock, cache, options=options).image.size_bytes == 64 * MIB
 
 
 @pytest.mark.usefixtures("packed")
@@ -320,6 +480,29 @@ def test_pin_asks_the_factory_and_shows_what_it_pins_and_from_where(run, capsys,
     # Only a pin asks, and a mirror is no factory.
     assert run("pin") == 0
     assert len(factory.posted) == 1
+
+
+def test_a_boards_image_is_refused_without_a_pin_by_the_command_that_pins_it(run, capsys, packed, lock):
+    assert run("fetch", "--board", "rpi4") == 1
+    command = capsys.readouterr().err.split("`")[1].split()
+    assert command[3:8] == ["image", "pin", "talos", "--version", "v1.13.4"]
+    assert command[8:12] == ["--board", "rpi4", "--disk", "raw.xz"]
+    assert run("pin", *command[8:12]) == 0
+    assert list(LockFile.load(lock.path).entries) == [f"talos/v1.13.4/{PI_ID}/metal-arm64.raw.xz"]
+    assert run("fetch", "--board", "rpi4", "--json") == 0
+    found = Path(json.loads(capsys.readouterr().out)["path"])
+    assert found.read_bytes() == packed
+    # The long form means the same file.
+    schematic_file = str(schematic.BOARDS["rpi4"])
+    assert run("verify", "--platform", "metal", "--arch", "arm64", "--schematic", schematic_file) == 0
+
+
+@pytest.mark.parametrize(
+    "words", [("--platform", "metal"), ("--arch", "arm64"), ("--schematic", str(schematic.DEFAULT))]
+)
+def test_a_board_says_platform_architecture_and_schematic(run, capsys, words):
+    assert run("fetch", "--board", "rpi5", *words) == 1
+    assert "says platform, architecture and schematic already" in capsys.readouterr().err
 
 
 def test_nothing_is_pinned_where_the_factory_names_another_image(run, capsys, factory, packed, lock):
