@@ -73,12 +73,14 @@ def first_config(talosconfig: str, node: str, config: str, fingerprint: str | No
     with session(talosconfig) as talosctl, _private_file(config) as file:
         taken = False
         while True:
-            answer = talosctl.ask("version", node=node, timeout_s=deadline.limit(CALL_S))
+            answer = _knock(talosctl, node, deadline)
             if answer.good:
                 break
             if answer.stranger and talosctl.in_maintenance(node):
                 if not taken:
                     answer = talosctl.hand_over(node, file, fingerprint, deadline.limit(CALL_S))
+                    if _WRONG_FINGERPRINT in answer.said and not _waits(talosctl, node, deadline):
+                        continue  # a config that it took before, unheard, has given it another certificate
                     _refuse(node, answer, fingerprint, config)
                     taken = answer.good
             elif reason := talosctl.permanent(node, answer):
@@ -93,6 +95,15 @@ def first_config(talosconfig: str, node: str, config: str, fingerprint: str | No
             deadline.poll()
         # Over mutual TLS, and so to a node of the cluster: it has this config now, whoever gave it one.
         _apply(talosctl, node, file, deadline)
+
+
+def _knock(talosctl: Talosctl, node: str, deadline: Deadline) -> Answer:
+    return talosctl.ask("version", node=node, timeout_s=deadline.limit(CALL_S))
+
+
+def _waits(talosctl: Talosctl, node: str, deadline: Deadline) -> bool:
+    """Say whether a node still waits in maintenance mode."""
+    return _knock(talosctl, node, deadline).stranger and talosctl.in_maintenance(node)
 
 
 def _apply(talosctl: Talosctl, node: str, file: Path, deadline: Deadline) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from talos_api_support import Pki, Refusal, Standin, Start, hold_no_secret, node
 
-from layer1.talos import api, apply, machine_config, tasks
+from layer1.talos import api, apply, machine_config, talosctl_api, tasks
 from layer1.talos.machine_config import ClusterSpec, Encryption, MachineSpec, Platform, Role
 
 WAITING = {"face": "maintenance"}
@@ -166,6 +166,27 @@ def test_a_connection_that_breaks_while_the_config_is_sent(start: Start, takes: 
     config = first_config(cluster, "cp-1", cluster.node("cp-1")["fingerprint"])
     assert given(cluster, "cp-1") == config.encode()
     assert cluster.node("cp-1")["takes"] == []
+
+
+def test_a_board_that_leaves_maintenance_meanwhile_has_no_wrong_fingerprint(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = start(node("cp-1", **WAITING))
+    fingerprint = cluster.node("cp-1")["fingerprint"]
+    really = talosctl_api.Talosctl.hand_over
+    said: list[str] = []
+
+    def hand_over(*arguments: Any) -> talosctl_api.Answer:
+        cluster.set("cp-1", face="up")
+        answer = really(*arguments)
+        said.append(answer.said)
+        return answer
+
+    monkeypatch.setattr(talosctl_api.Talosctl, "hand_over", hand_over)
+    first_config(cluster, "cp-1", fingerprint)
+    assert len(said) == 1
+    assert "doesn't match the provided fingerprints" in said[0]
+    assert cluster.calls("ApplyConfiguration") == [("ApplyConfiguration", "cp-1")]
 
 
 def test_a_run_after_one_that_was_cut_off(start: Start, refusal: Refusal) -> None:
