@@ -119,7 +119,7 @@ account() { # NAME useradd's options...
     name=$1
     shift
     if ! getent passwd "$name" >/dev/null; then
-        useradd "$@" "$name"
+        useradd --password '*' "$@" "$name"
         changed "user $name"
     fi
     if [ "$(shadow "$name" 2)" != '*' ]; then
@@ -223,7 +223,7 @@ host_name() {
         if live; then hostname "$HOSTNAME_WANTED"; fi
     fi
     if ! grep -qsxF "127.0.1.1 $HOSTNAME_WANTED" /etc/hosts || [ "$(grep -c '^127\.0\.1\.1' /etc/hosts)" != 1 ]; then
-        { grep -v '^127\.0\.1\.1' /etc/hosts || true; echo "127.0.1.1 $HOSTNAME_WANTED"; } >/etc/hosts.layer1-new
+        { grep -sv '^127\.0\.1\.1' /etc/hosts || true; echo "127.0.1.1 $HOSTNAME_WANTED"; } >/etc/hosts.layer1-new
         mv -fT /etc/hosts.layer1-new /etc/hosts
         changed /etc/hosts
     fi
