@@ -28,14 +28,16 @@ class Board:
     Attributes:
         folder: for logs and what was read from the card.
         card: raw image; the guest writes to it.
+        guest_ports: TCP ports of the guest that lead out, each to a port of 127.0.0.1.
         memory_mib: the guest's memory.
     """
 
     folder: Path
     card: Path
+    guest_ports: tuple[int, ...] = (22,)
     memory_mib: int = 768
     starts: list[Start] = field(default_factory=list, init=False)
-    _port: int = field(default=0, init=False)
+    _ports: dict[int, int] = field(default_factory=dict, init=False)
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _runner: threading.Thread | None = field(default=None, init=False)
     _unplugged: threading.Event = field(default_factory=threading.Event, init=False)
@@ -51,11 +53,15 @@ class Board:
     @property
     def port(self) -> int:
         """The port of 127.0.0.1 that leads to the guest's SSH."""
-        return self._port
+        return self.forwarded(22)
+
+    def forwarded(self, guest_port: int) -> int:
+        """Return the port of 127.0.0.1 that leads to a port of the guest."""
+        return self._ports[guest_port]
 
     def power_on(self) -> None:
         """Switch the board on; whenever the guest reboots, it is started anew."""
-        self._port = free_port()
+        self._ports = {port: free_port() for port in self.guest_ports}
         self._unplugged.clear()
         self._failure = None
         self._runner = threading.Thread(target=self._run, daemon=True)
@@ -93,6 +99,8 @@ class Board:
                 raise self._failure or NodeError(
                     f"the board powered off after {passed:.0f} s; {self._last_words()}"
                 )
+            if "Kernel panic" in self.console():
+                raise NodeError(f"the guest's kernel stopped; {self._last_words()}")
             result = self.ssh("true", user=user, key=key, known_hosts=known_hosts)
             if result.returncode == 0:
                 return time.monotonic() - began
@@ -103,7 +111,7 @@ class Board:
         self, command: str, *, user: str, key: Path, known_hosts: Path
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in the guest; the host key has to be the known one."""
-        return ssh(command, port=self._port, user=user, key=key, known_hosts=known_hosts)
+        return ssh(command, port=self.port, user=user, key=key, known_hosts=known_hosts)
 
     def console(self) -> str:
         """Return what the kernel and programs wrote on the serial line, of all starts."""
@@ -134,6 +142,7 @@ class Board:
         return reason
 
     def _command(self, start: Start) -> list[str]:
+        forwards = [f"hostfwd=tcp:127.0.0.1:{ours}-:{guest}" for guest, ours in self._ports.items()]
         return [
             *("qemu-system-aarch64", "-name", "layer1-board", "-nodefaults", "-no-user-config", "-no-reboot"),
             *("-accel", "tcg,thread=multi,tb-size=256", "-machine", "virt", "-cpu", "cortex-a72"),
@@ -142,7 +151,7 @@ class Board:
             *("-kernel", str(start.kernel), "-initrd", str(start.initrd), "-append", start.arguments),
             *("-drive", f"file={self.card},format=raw,if=none,id=card,cache=unsafe,discard=unmap"),
             *("-device", "virtio-blk-pci,drive=card"),
-            *("-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{self._port}-:22"),
+            *("-netdev", ",".join(["user,id=net", *forwards])),
             *("-device", "virtio-net-pci,netdev=net,romfile="),
             *("-device", "virtio-rng-pci"),
             *("-qmp", f"unix:{self.folder / 'qmp'},server=on,wait=off"),
