@@ -1,0 +1,1 @@
+"""Raspberry Pi boards: their images, what goes into them, and how they get onto a card."""
