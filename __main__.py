@@ -14,6 +14,8 @@ from components import (
     FlatcarNodeArgs,
     Hypervisor,
     HypervisorArgs,
+    PiBareMetalNode,
+    PiBareMetalNodeArgs,
     TalosCluster,
     TalosClusterArgs,
 )
@@ -21,6 +23,7 @@ from layer1 import config, contract, identity, machine, supply
 from layer1.errors import ConfigError, Layer1Error
 from layer1.model import Os, StackConfig
 from layer1.plan import plan_lines
+from layer1.talos import stack as talos_stack
 
 
 def read() -> tuple[dict[str, Any], str | None]:
@@ -65,13 +68,24 @@ def main() -> None:
         pulumi.log.warn(line)
 
     images = {node.name: supply.image_plan(stack, node) for node in stack.nodes}
-    hypervisors = {name: hypervisor(stack, name, images) for name in stack.hosts}
+    hypervisors = {name: hypervisor(stack, name, images) for name in stack.used_hosts}
     bases = {
         node.name: hypervisors[node.host_name].base_images[images[node.name].key] for node in stack.nodes
     }
-    facts: dict[str, pulumi.Output[dict[str, Any]]] = {}
-    if flatcar := stack.of(Os.FLATCAR):
-        installer = supply.installer_pin(stack)
+    installer = supply.installer_pin(stack) if supply.needs_installer(stack) else None
+    boards = {
+        board.name: PiBareMetalNode(
+            board.name, PiBareMetalNodeArgs(stack=stack, board=board, installer=installer)
+        )
+        for board in stack.boards
+    }
+    facts = {name: board.node for name, board in boards.items()}
+    status_keys = {
+        name: board.status_private_key
+        for name, board in boards.items()
+        if board.status_private_key is not None
+    }
+    if installer and (flatcar := stack.of(Os.FLATCAR)):
         nodes = {
             node.name: FlatcarNode(
                 node.name,
@@ -87,11 +101,16 @@ def main() -> None:
             for node in flatcar
         }
         facts |= {name: node.node for name, node in nodes.items()}
+        status_keys |= {name: node.status_private_key for name, node in nodes.items()}
+    if status_keys:
         # Apart, for one secret in an output makes the whole output secret to whoever references the stack.
-        pulumi.export("layer1_status_keys", {name: node.status_private_key for name, node in nodes.items()})
-    if stack.of(Os.TALOS):
+        pulumi.export("layer1_status_keys", status_keys)
+    if boards:
+        pulumi.export("layer1_boards", {name: board.medium for name, board in boards.items()})
+    if talos_stack.members(stack):
         cluster = TalosCluster(
-            stack.talos.cluster_name, TalosClusterArgs(stack=stack, hypervisors=hypervisors, images=bases)
+            stack.talos.cluster_name,
+            TalosClusterArgs(stack=stack, hypervisors=hypervisors, images=bases, boards=boards),
         )
         facts |= {name: node.node for name, node in cluster.nodes.items()}
         pulumi.export("talosconfig", cluster.talosconfig)

@@ -1,4 +1,7 @@
-"""TalosCluster: a cluster's secrets, its nodes, the one bootstrap, health, upgrades and access."""
+"""TalosCluster: a cluster's secrets, its nodes, the one bootstrap, health, upgrades and access.
+
+Its nodes are in domains or on boards, and the same steps serve both.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,12 @@ import pulumi
 from components import _commands
 from components._options import child_of
 from components.hypervisor import BaseImage, Hypervisor
+from components.pi_bare_metal_node import PiBareMetalNode
+from components.talos_board import TalosBoard, TalosBoardArgs
 from components.talos_node import TalosNode, TalosNodeArgs
-from layer1.model import Node, StackConfig
+from layer1.model import BoardNode, StackConfig
 from layer1.talos import stack as talos_stack
+from layer1.talos.stack import Member
 
 TOKEN = "layer1:index:TalosCluster"  # noqa: S105 - a Pulumi type token
 
@@ -24,18 +30,20 @@ class TalosClusterArgs:
     Attributes:
         stack: the checked configuration.
         hypervisors: each host by its name.
-        images: the image that each node starts from, by the node's name.
+        images: the image that each node in a domain starts from, by the node's name.
+        boards: each board by its name.
     """
 
     stack: StackConfig
     hypervisors: Mapping[str, Hypervisor]
     images: Mapping[str, BaseImage]
+    boards: Mapping[str, PiBareMetalNode]
 
 
 class TalosCluster(pulumi.ComponentResource):
     """The Talos nodes of a stack as one cluster."""
 
-    nodes: dict[str, TalosNode]
+    nodes: dict[str, TalosNode | TalosBoard]
     """Each node by its name."""
     talosconfig: pulumi.Output[str]
     """The operator's access to the Talos API; secret."""
@@ -74,7 +82,7 @@ class TalosCluster(pulumi.ComponentResource):
             "talos-members",
             {
                 "talosconfig": self.talosconfig,
-                "members": talos_stack.members(stack),
+                "members": talos_stack.member_list(stack),
                 "timeout_s": self._limit_s,
             },
             remembers=True,
@@ -120,7 +128,21 @@ class TalosCluster(pulumi.ComponentResource):
         ).stdout
         self.register_outputs({})
 
-    def _make(self, args: TalosClusterArgs, node: Node, after: Sequence[pulumi.Resource]) -> None:
+    def _make(self, args: TalosClusterArgs, node: Member, after: Sequence[pulumi.Resource]) -> None:
+        if isinstance(node, BoardNode):
+            self.nodes[node.name] = TalosBoard(
+                node.name,
+                TalosBoardArgs(
+                    stack=args.stack,
+                    board=node,
+                    image_facts=args.boards[node.name].image_facts,
+                    secrets=self._secrets.stdout,
+                    talosconfig=self.talosconfig,
+                    after=list(after),
+                ),
+                child_of(self),
+            )
+            return
         self.nodes[node.name] = TalosNode(
             node.name,
             TalosNodeArgs(
@@ -136,7 +158,7 @@ class TalosCluster(pulumi.ComponentResource):
         )
 
     def _member(
-        self, node: Node, control_planes: Sequence[str], after: Sequence[pulumi.Resource]
+        self, node: Member, control_planes: Sequence[str], after: Sequence[pulumi.Resource]
     ) -> pulumi.Resource:
         made = self.nodes[node.name]
         return _commands.task(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import pulumi
@@ -11,12 +11,12 @@ import pulumi
 from components import _commands, _libvirt
 from components._node_parts import GIB, data_volumes, reserved_address
 from components._options import child_of
+from components._talos_config import machine_config_of
 from components.hypervisor import BaseImage, Hypervisor
 from components.seed_iso import SeedIso, SeedIsoArgs
 from layer1 import contract, identity
 from layer1.machine import machine, pool_directory
 from layer1.model import Node, StackConfig
-from layer1.talos import machine_config
 from layer1.talos import seed as talos_seed
 from layer1.talos import stack as talos_stack
 
@@ -62,21 +62,9 @@ class TalosNode(pulumi.ComponentResource):
         super().__init__(TOKEN, name, None, opts)
         node, host = args.node, args.hypervisor
         described = machine(args.stack, node)
-        spec = talos_stack.machine_spec(args.stack, node)
 
         # Validated by talosctl before any domain exists.
-        config = _commands.task(
-            f"{name}-config",
-            "talos-config",
-            {
-                "secrets": args.secrets,
-                "cluster": asdict(talos_stack.cluster_spec(args.stack)),
-                "machine": asdict(spec),
-                # What the templates say, less their comments: a change of it is a change of the config.
-                "patches": machine_config.patches(talos_stack.cluster_spec(args.stack), spec),
-            },
-            opts=child_of(self),
-        )
+        config = machine_config_of(self, name, args.stack, node, args.secrets)
         # Talos reads the seed on its first boot alone; later configs go by its API. So a changed seed is
         # uploaded under the same name, for a root disk to come, and replaces nothing.
         seed_name = f"{node.name}-seed.iso"
@@ -84,11 +72,11 @@ class TalosNode(pulumi.ComponentResource):
             f"{name}-seed",
             SeedIsoArgs(
                 file_name=pulumi.Output.unsecret(
-                    config.stdout.apply(lambda text: f"{node.name}-seed-{identity.content_id(text)}.iso")
+                    config.apply(lambda text: f"{node.name}-seed-{identity.content_id(text)}.iso")
                 ),
                 volume_name=seed_name,
                 label=talos_seed.LABEL,
-                files={path: self._seed_file(config.stdout, path, args) for path in talos_seed.FILES},
+                files={path: self._seed_file(config, path, args) for path in talos_seed.FILES},
                 pool=host.pool.name,
                 provider=host.provider,
             ),
@@ -144,7 +132,7 @@ class TalosNode(pulumi.ComponentResource):
             {
                 "talosconfig": args.talosconfig,
                 "node": node.ip,
-                "config": config.stdout,
+                "config": config,
                 "timeout_s": args.stack.talos.bootstrap_timeout_s,
             },
             triggers=[described.digest, root.id, host.network.id],
@@ -152,7 +140,7 @@ class TalosNode(pulumi.ComponentResource):
         ).resource
         self.root_id = root.id
         self.running_id = pulumi.Output.unsecret(
-            config.stdout.apply(lambda text: identity.content_id(text + described.digest))
+            config.apply(lambda text: identity.content_id(text + described.digest))
         )
         self.node = pulumi.Output.all(args.image.facts, self.applied.id).apply(
             lambda parts: contract.node_output(

@@ -13,6 +13,7 @@ from layer1.errors import Layer1Error
 from layer1.images import cli as image_cli
 from layer1.model import StackConfig
 from layer1.paths import REPOSITORY
+from layer1.pi import cli as pi_cli
 from layer1.plan import plan_lines
 
 
@@ -25,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m layer1", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     image_cli.add_parser(commands)
+    pi_cli.add_parser(commands)
     plan = commands.add_parser(
         "plan", help="check a stack file; say what it makes and which walls are weaker"
     )
@@ -78,10 +80,9 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 def _fetch(arguments: argparse.Namespace) -> int:
     stack = _read_stack(arguments.stack)
-    requests = {tuple(sorted(supply.image_request(stack, node).items())) for node in stack.nodes}
-    for request in sorted(requests):
+    for request in supply.image_requests(stack):
         with image_cli.shown_progress() as on_progress:
-            image = supply.ensure_image(dict(request), on_progress)
+            image = supply.ensure_image(request, on_progress)
         print(f"image {image['name']}: verified by {image['verified_by']}")  # noqa: T201
     return 0
 

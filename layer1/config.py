@@ -17,12 +17,14 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from layer1 import config_talos, identity
+from layer1 import config_pi, config_talos, identity
 from layer1.errors import ConfigError
 from layer1.model import (
     FLATCAR_VIRTUAL_GIB,
     Accel,
     Arch,
+    BoardConfig,
+    BoardNode,
     DefaultsConfig,
     Encryption,
     Firmware,
@@ -35,6 +37,8 @@ from layer1.model import (
     Node,
     NodeConfig,
     Os,
+    PiConfig,
+    PiNetwork,
     Role,
     Sized,
     StackConfig,
@@ -46,7 +50,7 @@ from layer1.values import Hostname, MemoryMib, VirtualCpus
 
 NAMESPACE = "layer1"
 SECRET_KEYS = frozenset({"layer2_ignition"})
-KEYS = frozenset({"defaults", "hosts", "images", "k3s", "network", "nodes", "talos", *SECRET_KEYS})
+KEYS = frozenset({"defaults", "hosts", "images", "k3s", "network", "nodes", "pi", "talos", *SECRET_KEYS})
 """Every key below `layer1:`."""
 ENVIRONMENT = {"FK_VM_RAM_MB": "memory_mib", "FK_VM_VCPUS": "vcpus"}
 """Environment variables that replace the stack's defaults (whole numbers, MiB)."""
@@ -170,6 +174,7 @@ def load(stack: str, raw: Mapping[str, Any], environment: Mapping[str, str]) -> 
     images = problems.section("images", ImagesConfig, raw, ("flatcar", "source"))
     k3s = problems.section("k3s", K3sConfig, raw)
     talos = problems.section("talos", TalosConfig, raw, ("virtual_ip",))
+    pi = problems.section("pi", PiConfig, raw, ("cidr",), ("gateway",))
     defaults = problems.section(
         "defaults", DefaultsConfig, raw, ("ssh_authorized_keys",), ("ssh_authorized_key_files",)
     )
@@ -185,16 +190,21 @@ def load(stack: str, raw: Mapping[str, Any], environment: Mapping[str, str]) -> 
         environment=_defaults_from_environment(environment, problems),
         given_defaults=frozenset(map(str, raw_defaults)) if isinstance(raw_defaults, dict) else frozenset(),
     )
-    nodes = _nodes(raw.get("nodes"), problems)
+    nodes, raw_boards = _nodes(raw.get("nodes"), problems)
     systems = {read.node.os for read in nodes if "os" not in read.wrong}
-    if network is not None:
+    if network is not None and nodes:
         _check_network(network, systems, problems)
     resolved = [_resolve(stack, read, context, problems) for read in nodes]
     complete = tuple(node for node in resolved if node is not None)
     _check_unique(complete, problems)
+    config_pi.check_hosts(context.hosts, complete, problems.add)
     if Os.TALOS in systems:
         _check_talos(talos, context, nodes, complete, problems)
-    if problems.found or network is None or images is None or k3s is None or talos is None:
+    pi_network = config_pi.network(pi, problems.add) if pi is not None and raw_boards else None
+    boards = _boards(stack, raw_boards, pi_network, context, problems)
+    config_pi.check_together(boards, complete, problems.add)
+    _check_talos_boards(talos, boards, len(raw_boards), pi_network, problems)
+    if problems.found or network is None or images is None or k3s is None or talos is None or pi is None:
         raise ConfigError(problems.found)
     return StackConfig(
         stack=stack,
@@ -203,7 +213,10 @@ def load(stack: str, raw: Mapping[str, Any], environment: Mapping[str, str]) -> 
         images=images,
         k3s=k3s,
         talos=talos,
+        pi=pi,
+        pi_network=pi_network,
         nodes=complete,
+        boards=boards,
     )
 
 
@@ -246,12 +259,14 @@ class _Cpus(Model):
     value: VirtualCpus
 
 
-def _nodes(raw: Any, problems: _Problems) -> list[_Read]:  # noqa: ANN401
+def _nodes(raw: Any, problems: _Problems) -> tuple[list[_Read], dict[str, dict[str, Any]]]:  # noqa: ANN401
+    """Read the nodes in domains; and give the raw ones that are boards, by their key."""
     key = f"{NAMESPACE}:nodes"
     if not isinstance(raw, list) or not raw:
         problems.add(key, "must be a list of at least one node, such as [{name: k3s-1, os: flatcar}]")
-        return []
+        return [], {}
     nodes: list[_Read] = []
+    boards: dict[str, dict[str, Any]] = {}
     names: dict[str, str] = {}
     for index, value in enumerate(raw):
         place = f"{key}[{index}]"
@@ -259,8 +274,11 @@ def _nodes(raw: Any, problems: _Problems) -> list[_Read]:  # noqa: ANN401
             if name in names:
                 problems.add(f"{place}.name", f"is the same as {names[name]}.name; node names are unique")
             names.setdefault(name, place)
-        nodes.append(_node(place, value, problems))
-    return nodes
+        if config_pi.is_board(value):
+            boards[place] = value
+        else:
+            nodes.append(_node(place, value, problems))
+    return nodes, boards
 
 
 def _node(place: str, raw: Any, problems: _Problems) -> _Read:  # noqa: ANN401
@@ -280,6 +298,64 @@ def _node(place: str, raw: Any, problems: _Problems) -> _Read:  # noqa: ANN401
     return _Read(
         place=place, node=NodeConfig.model_validate({"name": "unnamed", "os": "flatcar"} | rest), wrong=wrong
     )
+
+
+def _boards(
+    stack: str,
+    raw: Mapping[str, dict[str, Any]],
+    network: PiNetwork | None,
+    context: _Context,
+    problems: _Problems,
+) -> tuple[BoardNode, ...]:
+    """Read the nodes that are boards of their own."""
+    found = []
+    for place, value in raw.items():
+        before = len(problems.found)
+        misplaced = config_pi.misplaced(value)
+        for key, text in misplaced.items():
+            problems.add(f"{place}.{key}", text)
+        rest = {key: item for key, item in value.items() if key not in misplaced}
+        node = problems.parse(place, BoardConfig, rest)
+        if node is None:
+            continue
+        defaults = context.defaults or DefaultsConfig(ssh_authorized_keys=[])
+        keys = defaults.ssh_authorized_keys if node.ssh_authorized_keys is None else node.ssh_authorized_keys
+        # Where the defaults have a problem of their own, that they give no key is not another.
+        config_pi.check_board(node, place, keys or ([""] if context.defaults is None else []), problems.add)
+        if network is not None:
+            config_pi.check_address(node, place, network, problems.add)
+        if len(problems.found) == before:
+            found.append(
+                BoardNode(
+                    **node.model_dump(exclude={"role", "ssh_authorized_keys", "install_disk"}),
+                    key=place,
+                    role=node.role or Role.SERVER,
+                    uuid=identity.domain_uuid(stack, node.name),
+                    ssh_authorized_keys=tuple(keys) if node.os == Os.K3S_PIOS else (),
+                    install_disk=node.install_disk or "/dev/mmcblk0",
+                    ready_timeout_s=defaults.ready_timeout_s,
+                )
+            )
+    return tuple(found)
+
+
+def _check_talos_boards(
+    talos: TalosConfig | None,
+    boards: tuple[BoardNode, ...],
+    count: int,
+    network: PiNetwork | None,
+    problems: _Problems,
+) -> None:
+    mine = [board for board in boards if board.os == Os.TALOS]
+    # With a board that could not be read, the number of control planes is not known.
+    if talos is not None and mine and len(boards) == count:
+        roles = [board.role for board in mine]
+        if talos.encryption == Encryption.TPM:
+            problems.add(
+                f"{NAMESPACE}:talos.encryption",
+                "must be none or node-id on boards, which have no Secure Boot",
+            )
+        config_talos.check_cluster(talos, network, mine, roles, problems.add)
 
 
 def _defaults_from_environment(environment: Mapping[str, str], problems: _Problems) -> dict[str, Sized]:

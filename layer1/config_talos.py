@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network
 
 from layer1.model import (
     TALOS_DISK_GIB,
     TALOS_MEMORY_MIB,
     Arch,
+    BoardNode,
     Firmware,
     NetworkConfig,
     Node,
     NodeConfig,
     Os,
+    PiNetwork,
     Role,
     Sized,
     TalosConfig,
@@ -63,8 +65,8 @@ def check_images(schematic: str, say: Say) -> None:
 
 def check_cluster(
     talos: TalosConfig,
-    network: NetworkConfig | None,
-    nodes: Iterable[Node],
+    network: NetworkConfig | PiNetwork | None,
+    nodes: Sequence[Node | BoardNode],
     roles: Sequence[Role | None],
     say: Say,
 ) -> None:
@@ -85,16 +87,19 @@ def check_cluster(
     key = "layer1:talos.virtual_ip"
     virtual = IPv4Address(talos.virtual_ip)
     if virtual not in network.network:
-        say(key, f"is outside layer1:network.cidr ({network.network})")
-    elif virtual in (network.network.network_address, network.network.broadcast_address, network.gateway):
+        section = "network" if isinstance(network, NetworkConfig) else "pi"
+        say(key, f"is outside layer1:{section}.cidr ({network.network})")
+    elif str(virtual) in map(
+        str, (network.network.network_address, network.network.broadcast_address, network.gateway)
+    ):
         say(key, "is the network's own, its broadcast or the host's address")
     for node in nodes:
         if node.ip == talos.virtual_ip:
             say(key, f"is the address of {node.key} already")
 
 
-def _check_hosts(nodes: Iterable[Node], say: Say) -> None:
-    mine = [node for node in nodes if node.os == Os.TALOS]
+def _check_hosts(nodes: Sequence[Node | BoardNode], say: Say) -> None:
+    mine = [node for node in nodes if isinstance(node, Node) and node.os == Os.TALOS]
     for node in mine:
         if node.host_name != mine[0].host_name:
             say(
@@ -104,7 +109,7 @@ def _check_hosts(nodes: Iterable[Node], say: Say) -> None:
             )
 
 
-def _check_endpoint(talos: TalosConfig, nodes: Iterable[Node], count: int, say: Say) -> None:
+def _check_endpoint(talos: TalosConfig, nodes: Sequence[Node | BoardNode], count: int, say: Say) -> None:
     if count not in (3, 5):
         return
     own = {node.ip for node in nodes if node.role == Role.CONTROLPLANE}

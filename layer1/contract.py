@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from layer1.model import Node, Os, StackConfig
+from layer1.model import BoardNode, Node, Os, StackConfig
 from layer1.walls import walls
 
 SCHEMA_VERSION = 1
@@ -44,16 +44,22 @@ class PathsOutput(_Contract):
 
 
 class NodeOutput(_Contract):
-    """One node, for Layer 2; a Talos node has no SSH, no k3s and no path to write to."""
+    """One node, for Layer 2; a Talos node has no SSH, no k3s and no path to write to.
+
+    A node in a domain has a host, a domain and a MAC; a board of its own has `board` instead, and is there
+    to be spoken to once it is `booted`.
+    """
 
     name: str
     os: str
     role: str
-    host: str
+    host: str | None
+    board: str | None = None
+    booted: bool = True
     address: str
-    mac: str
+    mac: str | None
     uuid: str
-    domain: str
+    domain: str | None
     ssh_user: str | None
     ssh_host_key: str | None
     paths: PathsOutput | None
@@ -74,25 +80,57 @@ def node_output(
     stack: StackConfig, node: Node, *, domain: str, ssh_host_key: str | None, image: dict[str, Any]
 ) -> dict[str, Any]:
     """Make one node's part of the output, checked by its own model."""
-    flatcar = node.os == Os.FLATCAR
-    paths = PathsOutput(k3s_config_directory=CONFIG_DIRECTORY, k3s_config=CONFIG_FILE)
-    return NodeOutput(
-        name=node.name,
-        os=node.os,
-        role=node.role,
-        host=node.host_name,
-        address=node.ip,
-        mac=node.mac,
-        uuid=node.uuid,
-        domain=domain,
-        ssh_user="core" if flatcar else None,
-        ssh_host_key=ssh_host_key,
-        paths=paths if flatcar else None,
-        k3s_version=stack.k3s.version if flatcar else None,
-        image=ImageOutput.model_validate(image),
-        walls={
-            wall.name: WallOutput(on=wall.on, text=wall.text, key=wall.key) for wall in walls(stack, node)
+    return _node(
+        stack,
+        node,
+        {
+            "host": node.host_name,
+            "mac": node.mac,
+            "domain": domain,
+            "ssh_user": "core" if node.os == Os.FLATCAR else None,
+            "ssh_host_key": ssh_host_key,
+            "image": image,
         },
+    )
+
+
+def board_output(
+    stack: StackConfig, board: BoardNode, *, ssh_host_key: str | None, image: dict[str, Any]
+) -> dict[str, Any]:
+    """Make one board's part of the output, checked by its own model."""
+    return _node(
+        stack,
+        board,
+        {
+            "host": None,
+            "board": str(board.board),
+            "booted": board.booted,
+            "mac": None,
+            "domain": None,
+            "ssh_user": stack.pi.user if board.os == Os.K3S_PIOS else None,
+            "ssh_host_key": ssh_host_key,
+            "image": image,
+        },
+    )
+
+
+def _node(stack: StackConfig, node: Node | BoardNode, own: dict[str, Any]) -> dict[str, Any]:
+    k3s = node.os != Os.TALOS
+    paths = PathsOutput(k3s_config_directory=CONFIG_DIRECTORY, k3s_config=CONFIG_FILE)
+    return NodeOutput.model_validate(
+        {
+            "name": node.name,
+            "os": str(node.os),
+            "role": str(node.role),
+            "address": node.ip,
+            "uuid": node.uuid,
+            "paths": paths if k3s else None,
+            "k3s_version": stack.k3s.version if k3s else None,
+            "walls": {
+                wall.name: WallOutput(on=wall.on, text=wall.text, key=wall.key) for wall in walls(stack, node)
+            },
+            **own,
+        }
     ).model_dump(mode="json")
 
 

@@ -11,11 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from layer1.values import (
     AbsolutePath,
     Address,
+    CertificateFingerprint,
     DiskById,
     DiskGib,
+    DiskSerial,
     Flag,
     Hostname,
     HostOrAddress,
+    InstallDisk,
     K3sVersion,
     KeyFile,
     KubernetesVersion,
@@ -24,12 +27,14 @@ from layer1.values import (
     NetworkCidr,
     NetworkOrAddress,
     PublicKey,
+    RaspiosVersion,
     Registry,
     SchematicFile,
     Seconds,
     SerialNumber,
     TalosVersion,
     Url,
+    UserName,
     Version,
     VirtualCpus,
     WebUrl,
@@ -83,6 +88,21 @@ class Os(StrEnum):
 
     FLATCAR = "flatcar"
     TALOS = "talos"
+    K3S_PIOS = "k3s-pios"
+
+
+class Board(StrEnum):
+    """A Raspberry Pi; Talos calls the image of the first official and that of the second community-tested."""
+
+    RPI4 = "rpi4"
+    RPI5 = "rpi5"
+
+
+class RaspiosRelease(StrEnum):
+    """The release of Raspberry Pi OS; each reads other files on its first boot."""
+
+    BOOKWORM = "bookworm"
+    TRIXIE = "trixie"
 
 
 class Role(StrEnum):
@@ -139,7 +159,6 @@ _REFUSED_OS = {
     "Kubernetes 1.29; use flatcar",
     "microos": "openSUSE MicroOS is not covered: its read-only root is a property of the file system "
     "that root can lift, not a verified image; use flatcar",
-    "k3s-pios": "is planned, not in this version; use flatcar or talos",
 }
 
 
@@ -152,7 +171,8 @@ class Model(BaseModel):
 class HostConfig(Model):
     """A libvirt host. Weaker values than the defaults are walls that the plan repeats.
 
-    The stack makes a directory of its own below `pool_path` and removes no other.
+    The stack makes a directory of its own below `pool_path` and removes no other. `board` says that the host
+    is a Raspberry Pi, with `memory_mib` of memory.
     """
 
     uri: LibvirtUri = "qemu:///system"
@@ -163,6 +183,8 @@ class HostConfig(Model):
         one_of(Svirt, selinux="is not supported yet; use apparmor, or none to say openly that there is none"),
     ] = Svirt.APPARMOR
     memory_hard_limit: Flag = True
+    board: Annotated[Board, one_of(Board)] | None = None
+    memory_mib: MemoryMib | None = None
 
 
 class NetworkConfig(Model):
@@ -219,17 +241,47 @@ class TalosImageConfig(Model):
     registry: Registry = "factory.talos.dev"
 
 
+class RaspiosImageConfig(Model):
+    """Which image of Raspberry Pi OS Lite (64-bit) the boards with k3s start from.
+
+    The image itself is asked for its release; another than `release` is refused, for each reads other files
+    on its first boot and ignores the rest without a word.
+    """
+
+    release: Annotated[RaspiosRelease, one_of(RaspiosRelease)] = RaspiosRelease.BOOKWORM
+    version: RaspiosVersion = "2026-06-18@2026-06-19"
+    base_url: Url = "https://downloads.raspberrypi.com"
+
+
 class ImagesConfig(Model):
     """The images by operating system."""
 
     flatcar: FlatcarImageConfig = FlatcarImageConfig()
     talos: TalosImageConfig = TalosImageConfig()
+    raspios: RaspiosImageConfig = RaspiosImageConfig()
+
+
+class PiConfig(Model):
+    """What the stack's boards share: the operator's own network, and who they let in.
+
+    `gateway` is by default the network's first address, and answers for names where `nameservers` is empty.
+    Empty `operator_networks` mean this network. `user` is the operator's login on Raspberry Pi OS.
+    `image_path` is by default `.layer1/pi` in the repository; image files go to a folder of the stack there.
+    """
+
+    cidr: NetworkCidr | None = None
+    gateway: Address | None = None
+    nameservers: list[Address] = Field(default_factory=list)
+    operator_networks: list[NetworkOrAddress] = Field(default_factory=list)
+    user: UserName = "layer1"
+    image_path: AbsolutePath | None = None
 
 
 class TalosConfig(Model):
     """The stack's Talos cluster; its nodes are those with `os: talos`.
 
     `endpoint` is where the Kubernetes API is: by default the virtual address, else the first control plane.
+    `encryption` is by default `node-id` in domains and `none` on boards, whose UUID makes a poor key.
     Empty `nameservers` and `time_servers` mean the host, `operator_networks` likewise: who may ask the APIs.
     `schedule_on_control_planes` is by default whether there is no worker. The talosconfig's certificate is
     for a year: a higher `talosconfig_serial` makes it anew.
@@ -239,7 +291,7 @@ class TalosConfig(Model):
     endpoint: HostOrAddress | None = None
     virtual_ip: Address | None = None
     kubernetes_version: KubernetesVersion | None = None
-    encryption: Annotated[Encryption, one_of(Encryption)] = Encryption.NODE_ID
+    encryption: Annotated[Encryption, one_of(Encryption)] | None = None
     nameservers: list[Address] = Field(default_factory=list)
     time_servers: list[HostOrAddress] = Field(default_factory=list)
     operator_networks: list[NetworkOrAddress] = Field(default_factory=list)
@@ -306,6 +358,33 @@ class NodeConfig(Model):
     passthrough_disks: list[DiskById] = Field(default_factory=list)
 
 
+class BoardConfig(Model):
+    """One node that is a board of its own, as the stack file has it.
+
+    `booted` says that the board runs what was made for it and has its address: only then is it spoken to.
+    `device` and `confirm_erase` have the image written to a card or drive, which loses what is on it.
+    """
+
+    name: Hostname
+    os: Annotated[
+        Os,
+        one_of(
+            Os,
+            **_REFUSED_OS,
+            flatcar="has no image for the board; use talos or k3s-pios, or a host with arch: aarch64",
+        ),
+    ]
+    board: Annotated[Board, one_of(Board)]
+    role: Annotated[Role, one_of(Role, agent="is planned, not in this version")] | None = None
+    ip: Address
+    ssh_authorized_keys: list[PublicKey] | None = None
+    device: DiskById | None = None
+    confirm_erase: DiskSerial | None = None
+    booted: Flag = False
+    maintenance_fingerprint: CertificateFingerprint | None = None
+    install_disk: InstallDisk | None = None
+
+
 class Sized(Model):
     """A number and where it came from, for the plan."""
 
@@ -340,8 +419,41 @@ class Node(Model):
     ready_timeout_s: int
 
 
+class BoardNode(Model):
+    """One board, with every default filled in."""
+
+    key: str
+    name: str
+    os: Os
+    role: Role
+    board: Board
+    ip: str
+    uuid: str
+    ssh_authorized_keys: tuple[str, ...]
+    device: str | None
+    confirm_erase: str | None
+    booted: bool
+    maintenance_fingerprint: str | None
+    install_disk: str
+    ready_timeout_s: int
+
+
+class PiNetwork(Model):
+    """The boards' network, with every default filled in."""
+
+    cidr: NetworkCidr
+    gateway: str
+    nameservers: tuple[str, ...]
+    operator_networks: tuple[str, ...]
+
+    @property
+    def network(self) -> IPv4Network:
+        """The network as a value."""
+        return IPv4Network(self.cidr)
+
+
 class StackConfig(Model):
-    """A whole stack, checked."""
+    """A whole stack, checked; `pi_network` is there where boards are."""
 
     stack: str
     hosts: dict[str, HostConfig]
@@ -349,7 +461,28 @@ class StackConfig(Model):
     images: ImagesConfig
     k3s: K3sConfig
     talos: TalosConfig
+    pi: PiConfig
+    pi_network: PiNetwork | None
     nodes: tuple[Node, ...]
+    boards: tuple[BoardNode, ...]
+
+    @property
+    def used_hosts(self) -> dict[str, HostConfig]:
+        """The hosts that a node is on."""
+        return {
+            name: host for name, host in self.hosts.items() if any(n.host_name == name for n in self.nodes)
+        }
+
+    @property
+    def talos_encryption(self) -> Encryption:
+        """What encrypts the disks of Talos nodes; a board's UUID is guessed soon, and can change."""
+        if self.talos.encryption is not None:
+            return self.talos.encryption
+        return Encryption.NONE if self.boards_of(Os.TALOS) else Encryption.NODE_ID
+
+    def boards_of(self, os: Os) -> tuple[BoardNode, ...]:
+        """The boards with that operating system."""
+        return tuple(board for board in self.boards if board.os == os)
 
     def of(self, os: Os) -> tuple[Node, ...]:
         """The nodes with that operating system."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from layer1.model import Node, Os, Sized, StackConfig
+from layer1.config_pi import host_warnings, talos_note
+from layer1.model import BoardNode, Node, Os, Sized, StackConfig
+from layer1.pi.stack import next_step
 from layer1.walls import weaker
 
 
@@ -29,4 +31,20 @@ def plan_lines(stack: StackConfig) -> list[str]:
         lines.extend(
             f"{node.name}: WEAKER: {wall.name}: {wall.text} ({wall.key})" for wall in weaker(stack, node)
         )
+    lines.extend(host_warnings(stack.hosts, stack.nodes))
+    for board in stack.boards:
+        lines.extend(_board_lines(stack, board))
     return lines
+
+
+def _board_lines(stack: StackConfig, board: BoardNode) -> list[str]:
+    system = (
+        f"{board.os} {stack.images.talos.version} {board.role} ({talos_note(board.board)})"
+        if board.os == Os.TALOS
+        else f"{board.os} ({stack.images.raspios.release} {stack.images.raspios.version})"
+    )
+    return [
+        f"{board.name}: {system} on a {board.board}, {board.ip}",
+        f"{board.name}: next: {next_step(board)}",
+        *(f"{board.name}: WEAKER: {wall.name}: {wall.text} ({wall.key})" for wall in weaker(stack, board)),
+    ]

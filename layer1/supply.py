@@ -14,6 +14,7 @@ from layer1.images.download import OnProgress, ignore_progress
 from layer1.images.lockfile import LockFile
 from layer1.model import Arch, ImageSource, Node, Os, StackConfig
 from layer1.paths import ASSETS, cache_dir
+from layer1.pi import stack as pi_stack
 
 LOCK_FILE = ASSETS / "images.lock.yaml"
 _ARCH = {Arch.X86_64: "amd64", Arch.AARCH64: "arm64"}
@@ -82,11 +83,14 @@ def wanted(request: dict[str, str]) -> artefact.Artefact:
         return artefact.talos(
             request["version"],
             request["arch"],
+            platform=request.get("platform", "nocloud"),
             schematic_file=ASSETS / "talos" / request["schematic"],
             secure_boot=request["secure_boot"] == "yes",
             disk=request["disk"],
             base_url=request["base_url"],
         )
+    if request["kind"] == "raspios":
+        return artefact.raspios(request["release"], request["version"], base_url=request["base_url"])
     return artefact.flatcar(
         request["version"], request["arch"], request["flavour"], base_url=request["base_url"]
     )
@@ -132,13 +136,20 @@ def image_plan(stack: StackConfig, node: Node) -> ImagePlan:
     )
 
 
+def image_requests(stack: StackConfig) -> list[dict[str, str]]:
+    """Return the request of each image that the stack's nodes and boards start from, each once."""
+    requests = [image_request(stack, node) for node in stack.nodes]
+    requests += [pi_stack.image_request(stack, board) for board in stack.boards]
+    return [dict(items) for items in sorted({tuple(sorted(request.items())) for request in requests})]
+
+
 def unpinned(stack: StackConfig) -> list[str]:
     """Say which command pins each image that nobody signs and nobody pinned; `up` would stop there."""
     entries = LockFile.load(LOCK_FILE).entries
     found = {}
-    for node in stack.of(Os.TALOS):
-        thing = wanted(image_request(stack, node))
-        if thing.name not in entries:
+    for request in image_requests(stack):
+        thing = wanted(request)
+        if thing.signature is None and thing.sha512 is None and thing.name not in entries:
             found[thing.name] = f"{thing.name} is not pinned, and nobody signs it: {thing.command('pin')}"
     return list(found.values())
 
@@ -161,6 +172,11 @@ def ensure_image(request: dict[str, str], on_progress: OnProgress = ignore_progr
         "sha512": found.sha512,
         "verified_by": str(found.verified_by),
     }
+
+
+def needs_installer(stack: StackConfig) -> bool:
+    """Say whether any node runs k3s, which the pinned installer brings."""
+    return bool(stack.of(Os.FLATCAR) or stack.boards_of(Os.K3S_PIOS))
 
 
 def installer_pin(stack: StackConfig) -> InstallerPin:

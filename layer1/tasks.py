@@ -12,6 +12,7 @@ from typing import Any
 
 from layer1 import ignition, node_ready, seed_iso, supply, virsh
 from layer1.errors import Layer1Error, RenderError
+from layer1.pi import tasks as pi_tasks
 from layer1.talos import tasks as talos_tasks
 
 Request = dict[str, Any]
@@ -90,6 +91,7 @@ TASKS: dict[str, Callable[[Request], str]] = {
     "forget-vtpm": _forget_vtpm,
     "keep-bases": _keep_bases,
     "drop-bases": _drop_bases,
+    **pi_tasks.TASKS,
     **talos_tasks.TASKS,
 }
 

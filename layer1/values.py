@@ -7,6 +7,7 @@ a secret that was put under the wrong key.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable
 from enum import StrEnum
@@ -100,6 +101,41 @@ def _registry_problem(value: str) -> str | None:
     if re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+([._-][a-z0-9]+)*)*", value):
         return None
     return "must be a registry's host and maybe a path, without scheme"
+
+
+def _raspios_version_problem(value: str) -> str | None:
+    if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(@[0-9]{4}-[0-9]{2}-[0-9]{2})?", value):
+        return None
+    return (
+        "must be, in quotes, the date in the image's file name, such as '2026-06-18', and where the server's "
+        "folder has another date both: '2026-06-18@2026-06-19'"
+    )
+
+
+def _user_problem(value: str) -> str | None:
+    if value in ("root", "pi", "layer1-status", "layer1-apply"):
+        return "must not be root, the image's own default user pi, or one of Layer 1's; take another name"
+    return None if _USER.fullmatch(value) else "must be a login of a-z, 0-9, _ and -, at most 32 characters"
+
+
+def _serial_text_problem(value: str) -> str | None:
+    if re.fullmatch(r"[A-Za-z0-9._+:-]{1,64}", value):
+        return None
+    return "must be the disk's serial as `python -m layer1 pi devices` explains how to read it"
+
+
+def _install_disk_problem(value: str) -> str | None:
+    if re.fullmatch(r"/dev(/[A-Za-z0-9._:-]+)+", value) and ".." not in value:
+        return None
+    return "must be the board's own name of its disk, such as /dev/mmcblk0"
+
+
+def _fingerprint_problem(value: str) -> str | None:
+    try:
+        whole = len(base64.b64decode(value, validate=True)) == 32
+    except ValueError:
+        whole = False
+    return None if whole else "must be the certificate's fingerprint as the board's screen shows it"
 
 
 def _path_problem(value: str) -> str | None:
@@ -280,4 +316,9 @@ KubernetesVersion = Annotated[str, BeforeValidator(_text(_kubernetes_version_pro
 SchematicFile = Annotated[str, BeforeValidator(_text(_schematic_file_problem))]
 HostOrAddress = Annotated[str, BeforeValidator(_text(_host_or_address_problem))]
 NetworkOrAddress = Annotated[str, BeforeValidator(_text(_network_or_address_problem))]
+RaspiosVersion = Annotated[str, BeforeValidator(_text(_raspios_version_problem))]
+UserName = Annotated[str, BeforeValidator(_text(_user_problem))]
+DiskSerial = Annotated[str, BeforeValidator(_text(_serial_text_problem))]
+InstallDisk = Annotated[str, BeforeValidator(_text(_install_disk_problem))]
+CertificateFingerprint = Annotated[str, BeforeValidator(_text(_fingerprint_problem))]
 Registry = Annotated[str, BeforeValidator(_text(_registry_problem))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from layer1.model import Accel, Encryption, ImageSource, Node, Os, Role, StackConfig, Svirt
+from layer1.model import Accel, BoardNode, Encryption, ImageSource, Node, Os, Role, StackConfig, Svirt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,8 +24,19 @@ class Wall:
     key: str | None = None
 
 
-def walls(stack: StackConfig, node: Node) -> tuple[Wall, ...]:
+def walls(stack: StackConfig, node: Node | BoardNode) -> tuple[Wall, ...]:
     """List a node's walls as its stack plans them; whether they hold on the host is the audit's to say."""
+    if isinstance(node, BoardNode):
+        return (
+            _wall(
+                "hypervisor",
+                False,
+                "",
+                "no hypervisor: who breaks out of a container is on the board itself",
+                f"{node.key}.board",
+            ),
+            *(_talos_board_walls(stack, node) if node.os == Os.TALOS else _raspios_walls(node)),
+        )
     host = stack.hosts[node.host_name]
     host_key = f"layer1:hosts.{node.host_name}"
     return (
@@ -71,7 +82,7 @@ _DISK_KEY = {
 
 
 def _talos_walls(stack: StackConfig) -> tuple[Wall, ...]:
-    encryption = stack.talos.encryption
+    encryption = stack.talos_encryption
     return (
         _wall(
             "disk_encryption",
@@ -105,10 +116,38 @@ def _flatcar_walls(stack: StackConfig, node: Node) -> tuple[Wall, ...]:
     )
 
 
+def _talos_board_walls(stack: StackConfig, node: BoardNode) -> tuple[Wall, ...]:
+    return (
+        *_talos_walls(stack),
+        _wall(
+            "first_contact",
+            node.maintenance_fingerprint is not None,
+            "the first config goes only to the board whose certificate has this fingerprint",
+            "the first config, with the cluster's keys, goes to whatever answers at the board's address",
+            f"{node.key}.maintenance_fingerprint",
+        ),
+    )
+
+
+def _raspios_walls(node: BoardNode) -> tuple[Wall, ...]:
+    return (
+        _wall("image_signature", True, "the image is signed by Raspberry Pi's pinned key"),
+        _wall(
+            "immutable_usr",
+            False,
+            "",
+            "Raspberry Pi OS is an ordinary writable system: root can change it, and that stays",
+            f"{node.key}.os",
+        ),
+        _wall("ssh_keys_only", True, "no password and no root login; the host key is the stack's own"),
+        _wall("firewall", True, "whatever no rule lets in is dropped (nftables on the board)"),
+    )
+
+
 def _wall(name: str, on: bool, stands: str, lost: str = "", key: str | None = None) -> Wall:
     return Wall(name=name, on=on, text=stands if on else lost, key=None if on else key)
 
 
-def weaker(stack: StackConfig, node: Node) -> tuple[Wall, ...]:
+def weaker(stack: StackConfig, node: Node | BoardNode) -> tuple[Wall, ...]:
     """List the walls that the stack's own keys took away."""
     return tuple(wall for wall in walls(stack, node) if not wall.on)

@@ -81,7 +81,8 @@ FULL: dict[str, Any] = {
             "accel": "kvm",
             "svirt": "apparmor",
             "memory_hard_limit": True,
-        }
+        },
+        "pi": {"uri": "qemu+ssh://operator@pi/system", "board": "rpi5", "memory_mib": 8192},
     },
     "network": {"cidr": "10.11.0.0/24", "mode": "nat"},
     "images": {
@@ -98,6 +99,19 @@ FULL: dict[str, Any] = {
             "base_url": "https://mirror.example/talos",
             "registry": "mirror.example/talos",
         },
+        "raspios": {
+            "release": "bookworm",
+            "version": "2026-06-18@2026-06-19",
+            "base_url": "https://mirror.example/raspios",
+        },
+    },
+    "pi": {
+        "cidr": "192.168.1.0/24",
+        "gateway": "192.168.1.254",
+        "nameservers": ["192.168.1.254"],
+        "operator_networks": ["192.168.1.7"],
+        "user": "anna",
+        "image_path": "/srv/images",
     },
     "talos": {
         "cluster_name": "talos",
@@ -142,8 +156,19 @@ FULL: dict[str, Any] = {
             "data_disks": [{"name": "data", "size_gib": 1}],
             "passthrough_disks": ["/dev/disk/by-id/usb-a"],
         },
-        {"name": "k3s-2", "os": "flatcar"},
-        {"name": "cp-1", "os": "talos", "role": "controlplane"},
+        {"name": "k3s-2", "os": "flatcar", "host": "home"},
+        {"name": "cp-1", "os": "talos", "role": "controlplane", "host": "home"},
+        {
+            "name": "pi-1",
+            "os": "k3s-pios",
+            "board": "rpi4",
+            "ip": "192.168.1.31",
+            "booted": False,
+            "device": "/dev/disk/by-id/usb-Reader_1",
+            "confirm_erase": "A1B2",
+            "maintenance_fingerprint": None,
+            "install_disk": None,
+        },
     ],
 }
 ENVIRONMENT = st.dictionaries(
@@ -193,7 +218,10 @@ def test_the_full_sample_is_valid_and_has_every_key() -> None:
         config.K3sConfig,
         config.DefaultsConfig,
         config.NodeConfig,
+        config.BoardConfig,
+        config.PiConfig,
         config.TalosConfig,
+        model.RaspiosImageConfig,
         model.TalosImageConfig,
     )
     known = {key for model in models for key in model.model_fields}
