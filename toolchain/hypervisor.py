@@ -85,17 +85,18 @@ def _in_group() -> bool:
 
 
 def _open_kvm(log: Path) -> None:
-    """Give /dev/kvm to its group where no udev has done so.
+    """Give /dev/kvm to its group where no udev has done so, or gave it to a group of another system.
 
     QEMU's own user must be able to open it, or libvirt takes its knowledge of QEMU for outdated at every
     call and asks QEMU anew: 4 s each, and a domain's start asks about twenty times.
     """
     device = Path("/dev/kvm")
-    if not device.exists() or device.stat().st_mode & 0o060:
-        return
     try:
-        group = grp.getgrnam("kvm").gr_gid
-    except KeyError:
+        status, group = device.stat(), grp.getgrnam("kvm").gr_gid
+    except (FileNotFoundError, KeyError):
+        return
+    everybody = status.st_mode & 0o006 == 0o006
+    if everybody or (status.st_gid == group and status.st_mode & 0o060 == 0o060):
         return
     sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
     _run([*sudo, "chgrp", str(group), str(device)], log, may_fail=True)
