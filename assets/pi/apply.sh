@@ -131,6 +131,9 @@ account() { # NAME useradd's options...
 accounts() {
     uid=$(id -u "$OPERATOR" 2>/dev/null || echo 1000)
     [ "$uid" -ge 1000 ] || fail "the operator's login $OPERATOR is a system account of the image; choose another"
+    if [ "$(id -gn "$OPERATOR" 2>/dev/null)" != "$OPERATOR" ] && getent group "$OPERATOR" >/dev/null; then
+        fail "the operator's login $OPERATOR is the name of a group of the image; choose another"
+    fi
     account "$OPERATOR" --create-home --shell /bin/bash
     account layer1-status --system --no-create-home --home-dir / --shell /bin/sh
     account layer1-apply --system --no-create-home --home-dir / --shell /bin/sh

@@ -75,7 +75,8 @@ def write(base: Path, target: Path, settings: BoardSettings, release: str) -> Wr
         release: what the stack says the image is, such as bookworm.
 
     Raises:
-        ImageError: the image is another release, or not one that Layer 1 can personalise.
+        ImageError: the image is another release, not one that Layer 1 can personalise, or it has a user or a
+            group of the operator's name.
         RenderError: a setting is not of its kind.
         ToolError: a tool failed, or what was read back is not what was written.
     """
@@ -85,6 +86,10 @@ def write(base: Path, target: Path, settings: BoardSettings, release: str) -> Wr
         raise ImageError(
             f"the stack says that its image is Raspberry Pi OS {release}, but {base} is {found.codename} of "
             f"{found.image_date}; set the release to {found.codename}, or give the image of {release}"
+        )
+    if settings.user in releases.taken_names(base, layout.root):
+        raise ImageError(
+            f"the operator's login {settings.user} is a user or a group of {base} already; choose another"
         )
     files = boot_files(settings, found)
     with _partial(target) as folder:

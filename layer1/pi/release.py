@@ -88,6 +88,17 @@ def read(image: Path, root: Partition, boot_names: frozenset[str]) -> Release:
     return Release(codename=codename, image_date=issue[1], mechanism=mechanism)
 
 
+def taken_names(image: Path, root: Partition) -> frozenset[str]:
+    """Return the names of the image's users and groups, which no new login can have.
+
+    Raises:
+        ImageError: the root file system cannot be read.
+    """
+    ext4 = _Ext4(image, root)
+    lines = [*ext4.text("/etc/passwd").splitlines(), *ext4.text("/etc/group").splitlines()]
+    return frozenset(line.partition(":")[0] for line in lines)
+
+
 def _mechanism(image: Path, ext4: _Ext4, codename: str, boot_names: frozenset[str]) -> Mechanism:
     if ext4.exists(_PACKAGE_FILES.format("rpi-preseed")):
         raise ImageError(

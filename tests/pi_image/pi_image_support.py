@@ -142,6 +142,8 @@ def _root_tree(tree: Path, shape: Shape) -> None:
         "usr/lib/os-release": f'NAME="Debian"\nVERSION_CODENAME={shape.codename}\nID={shape.identity}\n',
         "etc/rpi-issue": shape.issue,
         "etc/fstab": f"proc  /proc  proc  defaults  0  0\n{shape.fstab}",
+        "etc/passwd": "root:x:0:0::/root:/bin/bash\nbackup:x:34:34::/:/usr/sbin/nologin\n",
+        "etc/group": "root:x:0:\noperator:x:37:\n",
         "etc/secret-of-the-root": "the rest of the image",
         **{f"usr/{program}": "" for program in shape.programs},
         **{f"var/lib/dpkg/info/{package}.list": "/.\n" for package in shape.packages},

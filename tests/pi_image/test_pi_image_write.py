@@ -254,6 +254,12 @@ def test_damaged_images_are_refused(
         image.write(base, tmp_path / "pi-1.img", SETTINGS, "bookworm")
 
 
+@pytest.mark.parametrize("user", ["backup", "operator"])
+def test_a_login_that_the_image_has_is_refused(user: str, bases: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=f"login {user} is a user or a group of"):
+        image.write(bases["bookworm"], tmp_path / "pi-1.img", replace(SETTINGS, user=user), "bookworm")
+
+
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "base.img").touch()
     with pytest.raises(ImageError, match="no MBR"):
