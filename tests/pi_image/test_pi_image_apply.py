@@ -42,7 +42,7 @@ systemctl poweroff -ff
 LOOK = r"""
 mkdir /root/out
 cd /root/out
-systemctl is-system-running --wait >system
+until systemctl --quiet is-active ssh.service; do sleep 0.2; done
 apply() { sh "$2/apply.sh" "$2" >"$1" 2>&1; echo $? >"$1.code"; cp /var/lib/layer1/applied "$1.applied"; }
 apply second /root/same
 nft list ruleset >ruleset
@@ -205,7 +205,6 @@ def test_a_second_run_changes_nothing(seen: Seen) -> None:
     assert seen("second.code") == "0\n"
     assert seen("second") == ""
     assert seen("second.applied").strip() == digest(bundle(SETTINGS))
-    assert seen("system") in ("running\n", "degraded\n")
 
 
 def test_ssh_takes_keys_of_three_users_alone(seen: Seen) -> None:
