@@ -22,8 +22,8 @@ _POLL_S = 2.0
 _ASK_S = 45.0
 # A whole upload may take a minute (receive.sh).
 _SEND_S = 90.0
-# A board in its first boot may answer with its pinned key before it knows ours.
-_REFUSED_S = 300.0
+# apply.sh lays the keys down before it starts sshd, but a booting board turns logins away for a moment.
+_REFUSED_S = 30.0
 # Cut connections, power cuts in the middle: beyond these it is not bad luck.
 _SENDS = 5
 # A bundle that replaces the very scripts that answer may be caught at it.
