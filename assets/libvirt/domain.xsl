@@ -32,7 +32,10 @@
     <on_poweroff>destroy</on_poweroff>
     <on_reboot>restart</on_reboot>
     <on_crash>destroy</on_crash>
-    <pm><suspend-to-mem enabled="no"/><suspend-to-disk enabled="no"/></pm>
+    <!-- The machine virt on aarch64 has no such states, and libvirt refuses even to have them switched off. -->
+    <xsl:if test="$arch = 'x86_64'">
+      <pm><suspend-to-mem enabled="no"/><suspend-to-disk enabled="no"/></pm>
+    </xsl:if>
   </xsl:template>
   <xsl:template match="/domain/clock | /domain/on_poweroff | /domain/on_reboot | /domain/on_crash | /domain/pm"/>
 
