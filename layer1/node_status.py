@@ -49,4 +49,5 @@ def facts(status: Status) -> list[str]:
         f"{name}={value}" for name in sorted(status) if name.startswith("unit.") for value in status[name]
     ]
     failed = [f"failed unit: {value}" for value in status.get("failed", [])]
-    return units + failed + status.get("install_log", [])
+    system = [f"the system is {state}" for state in status.get("system", [])]
+    return system + units + failed + status.get("install_log", [])

@@ -234,7 +234,7 @@ class Board:
         clean = """
             mount -t cgroup2 none "$0/cgroup"
             cd "$0/cgroup"
-            [ ! -d "${0##*/}" ] || find "${0##*/}" -depth -type d -delete"""
+            [ ! -d "${0##*/}" ] || find "${0##*/}" -depth -type d -delete 2>/dev/null"""
         wait_for(
             lambda: (
                 subprocess.run(

@@ -208,6 +208,7 @@ def test_too_late_tells_all_that_is_known(edge: Put) -> None:
         "  its address is leased",
         "  port 22 is closed",
         "  it answers, but is not provisioned yet",
+        "  the system is running",
         "  unit.k3s-install.service=activating/start/success",
         "  failed unit: foo.service",
         "  curl: (7) refused",
