@@ -111,7 +111,10 @@ def test_the_first_boot_ended_well_and_left_no_secret_on_the_fat(
 def test_key_login_as_the_operator_on_the_pinned_host_key(ask: Shell, board: Board, keys: Keys) -> None:
     assert ask("id -un; hostname; uname -m").split() == [USER, "pi-1", "aarch64"]
     assert ask("sudo -n id -u") == "0"
-    scanned = run(["ssh-keyscan", "-p", str(board.port), "127.0.0.1"], timeout_s=60).stdout
+    scanned = run(
+        ["ssh-keyscan", "-T", "30", "-t", "ed25519,rsa,ecdsa", "-p", str(board.port), "127.0.0.1"],
+        timeout_s=60,
+    ).stdout
     assert {" ".join(line.split()[1:3]) for line in scanned.splitlines() if not line.startswith("#")} == {
         " ".join(keys.public("host").split()[:2])
     }
