@@ -3,13 +3,13 @@ STACK ?= lab
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup lab fetch up preview refresh destroy outputs plan env test check bench clean lock
+.PHONY: help setup lab fetch up preview refresh destroy outputs plan env test test-arm64 check bench clean lock
 
 WITH_ENV = eval "$$(python3 toolchain/env.py)";
 SELECT = pulumi stack select --create --non-interactive $(STACK) >/dev/null;
 
 help: ## list the targets; each takes STACK=name (default lab)
-	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what is missing: packages, Python environment, programs, libvirtd, state folder
 	@sh toolchain/bootstrap.sh
@@ -44,11 +44,16 @@ env: ## print the exports for a shell: eval "$$(make -s env)"
 
 check: setup ## the fast part: lint, types, unit and component tests
 	@$(WITH_ENV) ruff format --check . && ruff check . && mypy && \
-		pytest -q -m "not engine and not guest"
+		pytest -q -m "not engine and not guest and not arm64"
 
-test: setup ## everything: the fast part, the real engine and libvirtd, the practice guest
+test: setup ## everything: the fast part, the real engine and libvirtd, the practice guest and board
 	@$(WITH_ENV) python3 -m lab build
+	@$(WITH_ENV) nice python3 -m lab build-arm64
 	@$(WITH_ENV) ruff format --check . && ruff check . && mypy && pytest
+
+test-arm64: setup ## boot the practice board alone: arm64, in the shape of a Raspberry Pi (minutes)
+	@$(WITH_ENV) nice python3 -m lab build-arm64
+	@$(WITH_ENV) pytest -m arm64
 
 bench: lab ## measure up, an up without changes, and destroy, in this one run
 	@$(WITH_ENV) $(SELECT) python3 -m bench.lifecycle --stack $(STACK)
