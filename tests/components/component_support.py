@@ -36,6 +36,13 @@ FACTS = {
     "sha512": "cd" * 64,
     "verified_by": "digest",
 }
+BOARD_FACTS = {
+    "board": "rpi4",
+    "image": {key: value for key, value in FACTS.items() if key != "path"},
+    "image_file": "/work/pi/unit/board.img",
+    "sha256": "ab" * 32,
+    "personalisation": None,
+}
 _SIGNATURE = "4dabf18193072939515e22adb298388d"
 _SECRET = "1b47061264138c4ac30d75fd1eb44270"
 
@@ -70,6 +77,8 @@ class _Provider(mocks.Mocks):
                 "talos-talosconfig": f"{MARK} {args.name}",
                 "talos-config": f"# {MARK} {args.name}\n",
                 "talos-kubeconfig": f"{MARK} {args.name}",
+                "pi-image": json.dumps(BOARD_FACTS),
+                "pi-apply": "{}",
             }
             outputs = {"stdout": said.get(task_of(args.inputs), ""), "stderr": ""}
         return f"id-of-{args.name}", args.inputs | outputs

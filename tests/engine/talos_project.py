@@ -149,6 +149,13 @@ def running_nodes(cluster: Project, nodes: list[dict[str, Any]], folder: Path) -
     cluster.write()
     targets = [f"--target=**::{name}" for name in ("home", "home-libvirt", "talos", "talos-secrets")]
     cluster.pulumi("up", "--stack", cluster.stack, "--yes", "--skip-preview", *targets)
+    with standin(cluster, nodes, folder) as running:
+        yield running
+
+
+@contextmanager
+def standin(cluster: Project, nodes: list[dict[str, Any]], folder: Path) -> Iterator[Nodes]:
+    """Play the nodes with the stack's own secrets, which are in its state."""
     made = folder / "secrets.yaml"
     made.touch(mode=0o600)
     made.write_text(cluster_secrets(cluster))
