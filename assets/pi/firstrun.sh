@@ -50,8 +50,8 @@ take_bundle() {
     [ ! -e "$fat/layer1.tar" ] || shred --iterations=1 --zero --remove=unlink "$fat/layer1.tar"
 }
 
+# The bundle goes last: while anything would start this script again, it must find one.
 finish() {
-    rm -rf "$bundle"
     sed -i -E 's/ ?systemd\.(run|run_success_action|unit)=[^ ]*//g' "$fat/cmdline.txt"
     # cloud-init is off by now, and its network-config would only confuse a reader.
     rm -f "$fat/user-data" "$fat/meta-data" "$fat/network-config"
@@ -62,6 +62,7 @@ finish() {
         rm -f "/etc/systemd/system/$unit"
     fi
     sync
+    rm -rf "$bundle"
 }
 
 main() {
