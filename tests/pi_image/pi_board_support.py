@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import time
 import uuid
 from pathlib import Path
 
@@ -88,10 +89,14 @@ class Disk:
             )
 
     def discard(self) -> None:
-        """Remove the board's control group, which outlives it, and the disk."""
+        """Remove the board's control group, which outlives it and its last processes, and the disk."""
         clean = """
             mount -t cgroup2 none "$0/cgroup"
             cd "$0/cgroup"
             [ ! -d "${0##*/}" ] || find "${0##*/}" -depth -type d -delete"""
-        subprocess.run(["unshare", "--mount", "sh", "-c", clean, str(self.folder)], check=True, timeout=60)
+        command = ["unshare", "--mount", "sh", "-c", clean, str(self.folder)]
+        end = time.monotonic() + 30
+        while subprocess.run(command, check=False, capture_output=True, timeout=60).returncode != 0:
+            assert time.monotonic() < end, f"the control group of {self.folder.name} does not end"
+            time.sleep(0.1)
         shutil.rmtree(self.folder)
