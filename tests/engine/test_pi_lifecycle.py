@@ -1,8 +1,8 @@
 """Boards on the real engine: the shipped Pulumi.pi.yaml from local image sources, and its boards once booted.
 
-Stand-ins: a disk without a system where the factory has Talos' image, a disk in the shape of Raspberry Pi OS
-that a key made here signs, the stand-in of the Talos API at the one board's address, and Debian in namespaces as
-the other board (tests/arm64 boots such an image).
+Stand-ins: a disk without a system where the factory has Talos' image, a disk in the shape of Raspberry Pi
+OS that a key made here signs, the stand-in of the Talos API at the one board's address, and Debian in
+namespaces as the other board (tests/arm64 boots such an image).
 """
 
 from __future__ import annotations
