@@ -20,12 +20,14 @@ from layer1 import __main__ as command_line
 from layer1 import config, contract
 from layer1.images.failure import ArtefactError
 from layer1.model import (
+    BoardConfig,
     DefaultsConfig,
     HostConfig,
     ImagesConfig,
     K3sConfig,
     NetworkConfig,
     NodeConfig,
+    PiConfig,
     TalosConfig,
 )
 from layer1.paths import REPOSITORY
@@ -42,6 +44,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "k3s": K3sConfig,
     "talos": TalosConfig,
     "defaults": DefaultsConfig,
+    "pi": PiConfig,
     "nodes[]": NodeConfig,
 }
 _IN_REPOSITORY = re.compile(
@@ -95,7 +98,10 @@ def fields_of(model: type[BaseModel], prefix: str) -> dict[str, Any]:
     return found
 
 
-KEYS = {key: value for prefix, model in SECTIONS.items() for key, value in fields_of(model, prefix).items()}
+# A node is one or the other; keys that both have are those of a node in a domain.
+KEYS = fields_of(BoardConfig, "nodes[]") | {
+    key: value for prefix, model in SECTIONS.items() for key, value in fields_of(model, prefix).items()
+}
 TABLE = {
     re.findall(r"`layer1:([^`]+)`", row[0])[0]: row for row in table(README.read_text(), "Configuration")
 }
