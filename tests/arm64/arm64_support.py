@@ -34,7 +34,7 @@ class Keys:
                 check=True,
             )
         self.known_hosts = self.folder / "known_hosts"
-        self.known_hosts.write_text(f"guest {self.public('host')}\n")
+        self.known_hosts.write_text(f"guest,127.0.0.1 {self.public('host')}\n")
 
     def private(self, name: str) -> str:
         return (self.folder / name).read_text()
