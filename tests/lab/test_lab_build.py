@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from lab import build, steps
+from lab.arm64 import build as board
+from lab.arm64.firmware import kernel_arguments
 from layer1.errors import ImageError, ToolError
 
 
@@ -106,7 +108,10 @@ def test_manifest_before_the_build_says_what_to_do(recipe: Path) -> None:
         build.manifest()
 
 
-@pytest.mark.parametrize("script", sorted(build.RECIPE.rglob("*.sh")), ids=lambda path: path.name)
+_SCRIPTS = sorted([*build.RECIPE.rglob("*.sh"), *board.RECIPE.rglob("*.sh")])
+
+
+@pytest.mark.parametrize("script", _SCRIPTS, ids=lambda path: f"{path.parents[2].name}-{path.name}")
 def test_steps_are_valid_bash(script: Path) -> None:
     subprocess.run(["bash", "-n", script], check=True)
 
@@ -114,6 +119,19 @@ def test_steps_are_valid_bash(script: Path) -> None:
 @pytest.mark.parametrize("name", ["init", "ignition-kargs-helper", "udhcpc-script"])
 def test_initramfs_scripts_are_valid_sh(name: str) -> None:
     subprocess.run(["sh", "-n", build.RECIPE / "initramfs" / name], check=True)
+
+
+@pytest.mark.parametrize("name", ["initramfs/init", "guest/usr/lib/raspberrypi-sys-mods/firstboot"])
+def test_the_boards_scripts_are_valid_sh(name: str) -> None:
+    subprocess.run(["sh", "-n", board.RECIPE / name], check=True)
+
+
+def test_the_boards_firmware_reads_one_line_and_leaves_off_what_it_does_not_ask_for() -> None:
+    plain = kernel_arguments("console=serial0,115200 root=x\ncgroup_enable=memory apparmor=1\n")
+    assert plain == "console=ttyAMA0,115200 root=x cgroup_disable=memory apparmor=0"
+    assert kernel_arguments("root=x cgroup_enable=memory apparmor=1") == (
+        "root=x cgroup_enable=memory apparmor=1"
+    )
 
 
 def test_what_stays_of_the_log_holds_no_config() -> None:
