@@ -120,6 +120,7 @@ def test_the_boundary_to_layer_2_is_flatcars() -> None:
         ({"hostname": "$(reboot)"}, "hostname"),
         ({"user": "root"}, "user"),
         ({"user": "pi"}, "user"),
+        ({"user": "operator"}, "user"),  # a group of Debian's
         ({"user": "layer1-apply"}, "user"),
         ({"user": "a b"}, "user"),
         ({"ssh_authorized_keys": ()}, "ssh_authorized_keys"),
