@@ -1,4 +1,4 @@
-"""The stack file for a real host, as far as a machine without internet can plan it."""
+"""The stack files for a real host, as far as a machine without internet can plan them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 PREFIX = "layer1:"
 
 
+def as_shipped(name: str, folder: Path) -> Project:
+    """A stack file as it ships, as a stack of its own."""
+    shipped = yaml.safe_load((REPOSITORY / f"Pulumi.{name}.yaml").read_text())["config"]
+    config = {key.removeprefix(PREFIX): value for key, value in shipped.items()}
+    return Project(folder / "project", f"d{secrets.token_hex(3)}", config)
+
+
 @pytest.fixture(scope="module")
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Pulumi.dev.yaml as it ships, as a stack of its own."""
-    shipped = yaml.safe_load((REPOSITORY / "Pulumi.dev.yaml").read_text())["config"]
-    config = {key.removeprefix(PREFIX): value for key, value in shipped.items()}
-    return Project(tmp_path_factory.mktemp("dev") / "project", f"d{secrets.token_hex(3)}", config)
+    return as_shipped("dev", tmp_path_factory.mktemp("dev"))
 
 
 def test_as_shipped_it_asks_for_the_ssh_key(dev: Project) -> None:
@@ -59,3 +63,13 @@ def test_pinned_it_plans_one_node_with_every_wall(dev: Project) -> None:
     assert "4096 MiB (layer1:defaults.memory_mib)" in said
     assert ", kvm" in said
     assert "WEAKER" not in said
+
+
+def test_the_talos_stack_plans_without_internet_and_without_a_cluster(tmp_path: Path) -> None:
+    talos = as_shipped("talos", tmp_path)
+    planned = talos.plan()
+    assert set(planned) == {"create"}
+    assert {"cp-1-domain", "worker-1-domain", "talos-bootstrap", "talos-health"} <= planned["create"]
+    said = talos.printed[-1]
+    assert "WEAKER" not in said
+    assert "python -m layer1 image pin talos --version v1.13.4 --arch amd64" in said
