@@ -5,9 +5,8 @@ from __future__ import annotations
 import socket
 import time
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
-from layer1 import guest_log, node_status, ssh, virsh
+from layer1 import guest_log, host_ssh, node_status, ssh, virsh
 from layer1.errors import NodeError
 from layer1.node_status import parse_status
 from layer1.processes import last_lines
@@ -82,13 +81,12 @@ def wait(target: Target) -> dict[str, list[str]]:
 
 
 def _login(target: Target) -> ssh.Login:
-    host = urlsplit(target.uri)
     return ssh.Login(
         user="layer1-status",
         address=target.address,
         host_key=target.host_key,
         key=target.status_key,
-        jump=host.netloc if host.hostname else None,  # user, host and port are as ssh writes them
+        jump=target.uri,
     )
 
 
@@ -109,9 +107,10 @@ def _too_late(target: Target, status: dict[str, list[str]], answer: str) -> str:
     facts = [
         f"the domain is {virsh.domain_state(target.uri, target.domain)}",
         f"its address is {'leased' if lease else 'not leased: the guest never asked for one'}",
-        f"port 22 is {'open' if _port_open(target.address) else 'closed'}",
         answer,
     ]
+    if not host_ssh.is_remote(target.uri):
+        facts.insert(2, f"port 22 is {'open' if _port_open(target.address) else 'closed'}")
     facts += node_status.facts(status)
     return (
         f"{target.hostname}: not provisioned within {target.timeout_s} s "

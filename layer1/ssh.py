@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from layer1 import host_ssh
 from layer1.processes import run
 
 _LOST = 255  # ssh's own code; what runs on the node has others
@@ -24,7 +25,7 @@ class Login:
         address: the node's IPv4 address.
         host_key: its public host key; no other is accepted.
         key: private key of the user; secret.
-        jump: the host to go through, as ssh writes it.
+        jump: libvirt URI of the node's host, which is gone through when it is another machine.
     """
 
     user: str
@@ -64,8 +65,9 @@ def session(login: Login) -> Iterator[Ask]:
             "StrictHostKeyChecking": "yes",
             "UserKnownHostsFile": str(known),
         }
-        if login.jump:
-            options["ProxyJump"] = login.jump
+        if login.jump and host_ssh.is_remote(login.jump):
+            # Not ProxyJump: the ssh that jumps would know nothing of the host's key files.
+            options["ProxyCommand"] = host_ssh.proxy_command(login.jump)
         program = ["ssh", "-F", "none", "-i", str(key)]
         for name, value in options.items():
             program += ["-o", f"{name}={value}"]

@@ -6,14 +6,32 @@ import secrets
 import subprocess
 import tempfile
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+from layer1 import host_ssh
 from layer1.errors import HostError
 from layer1.processes import last_lines, run
 
 
 def virsh(uri: str, *arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
     """Run one virsh command on a host; its exit code is the caller's to judge."""
-    return run(["virsh", "--quiet", "--connect", uri, *arguments], timeout_s=timeout_s)
+    with _address(uri) as address:
+        return run(["virsh", "--quiet", "--connect", address, *arguments], timeout_s=timeout_s)
+
+
+@contextmanager
+def _address(uri: str) -> Iterator[str]:
+    """Give the URI that means to virsh what ours means to the provider."""
+    if not host_ssh.virsh_speaks_ssh(uri):
+        yield uri
+        return
+    with tempfile.TemporaryDirectory(prefix="layer1-") as folder:  # mode 0700
+        program = Path(folder) / "ssh"
+        program.write_text(host_ssh.wrapper(uri))
+        program.chmod(0o700)
+        yield host_ssh.virsh_uri(uri, str(program))
 
 
 def _demand(uri: str, *arguments: str) -> str:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unit_support import KEYS
 
-from layer1 import guest_log, node_ready, node_status, tasks
+from layer1 import guest_log, host_ssh, node_ready, node_status, tasks
 from layer1.errors import NodeError
 from layer1.node_ready import Target
 
@@ -131,7 +131,7 @@ def test_how_the_node_is_asked(edge: Put) -> None:
     ):
         assert option in arguments
     assert arguments[arguments.index("-F") + 1] == "none", "no configuration of the user's interferes"
-    assert not any(argument.startswith("ProxyJump") for argument in arguments)
+    assert not any(argument.startswith("Proxy") for argument in arguments)
     assert (seen / "known_hosts").read_text() == f"{TARGET.address} {TARGET.host_key}\n"
     assert (seen / "key").read_text() == SECRET
     assert ((seen / "key_mode").read_text(), (seen / "folder_mode").read_text()) == ("600\n", "700\n")
@@ -140,18 +140,20 @@ def test_how_the_node_is_asked(edge: Put) -> None:
     assert not Path(key).exists()
 
 
-@pytest.mark.parametrize(
-    ("uri", "jump"),
-    [
-        ("qemu+ssh://operator@attic/system", "ProxyJump=operator@attic"),
-        ("qemu+ssh://attic/system", "ProxyJump=attic"),
-        ("qemu+ssh://operator@attic:2222/system", "ProxyJump=operator@attic:2222"),
-    ],
-)
-def test_a_node_on_another_host_is_asked_through_it(uri: str, jump: str, edge: Put) -> None:
+def test_a_node_on_another_host_is_asked_through_it(edge: Put) -> None:
+    uri = "qemu+ssh://operator@attic:2222/system?keyfile=/k"
     seen = edge(said=READY)
     node_ready.wait(dataclasses.replace(TARGET, uri=uri))
-    assert jump in (seen / "arguments").read_text().splitlines()
+    assert f"ProxyCommand={host_ssh.proxy_command(uri)}" in (seen / "arguments").read_text().splitlines()
+
+
+def test_a_node_on_another_host_that_is_late_says_nothing_of_a_port_that_only_the_host_sees(
+    edge: Put,
+) -> None:
+    edge(error="no route\n", code=255)
+    said = _refusal(dataclasses.replace(BRIEF, uri="qemu+ssh://operator@attic/system"))
+    assert "port 22" not in said
+    assert "port 22" in _refusal(BRIEF)
 
 
 @pytest.mark.parametrize(
