@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
-import yaml
-
-from layer1 import config, supply, tasks
+from layer1 import stack_file, supply, tasks
 from layer1.errors import Layer1Error
 from layer1.images import cli as image_cli
-from layer1.model import StackConfig
-from layer1.paths import REPOSITORY
 from layer1.pi import cli as pi_cli
 from layer1.plan import plan_lines
 
@@ -51,35 +46,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _read_stack(name: str) -> StackConfig:
-    """Read a stack's file as `pulumi` would, for the commands that need no engine."""
-    path = REPOSITORY / f"Pulumi.{name}.yaml"
-    prefix = f"{config.NAMESPACE}:"
-    try:
-        document = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise Layer1Error(f"{path.name}: no such stack file; copy Pulumi.dev.yaml and change it") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise Layer1Error(f"{path.name}{where}: is not YAML") from None
-    entries = document.get("config") if isinstance(document, dict) else None
-    raw = {
-        key.removeprefix(prefix): value
-        for key, value in (entries if isinstance(entries, dict) else {}).items()
-        if isinstance(key, str) and key.startswith(prefix)
-    }
-    return config.load(name, raw, os.environ)
-
-
 def _plan(arguments: argparse.Namespace) -> int:
-    for line in plan_lines(_read_stack(arguments.stack)):
+    for line in plan_lines(stack_file.read(arguments.stack)):
         print(line)  # noqa: T201
     return 0
 
 
 def _fetch(arguments: argparse.Namespace) -> int:
-    stack = _read_stack(arguments.stack)
+    stack = stack_file.read(arguments.stack)
     for request in supply.image_requests(stack):
         with image_cli.shown_progress() as on_progress:
             image = supply.ensure_image(request, on_progress)

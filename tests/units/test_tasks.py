@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from unit_support import KEYS, LAYER2
 
 from layer1 import __main__ as program
-from layer1 import tasks
+from layer1 import stack_file, tasks
 from layer1.errors import Layer1Error
 
 SECRET = "s3cr3tzq7"
@@ -141,7 +141,7 @@ def test_the_plan_of_a_bad_stack_file_is_one_message(  # noqa: PLR0917
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(program, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(stack_file, "REPOSITORY", tmp_path)
     if text is not None:
         (tmp_path / f"Pulumi.{stack}.yaml").write_text(text)
     assert program.main(["plan", "--stack", stack]) == 1
@@ -164,7 +164,7 @@ def test_the_plan_of_the_shipped_stacks(
     (tmp_path / "key.pub").write_text(KEYS.host_public)
     lab = tmp_path / "Pulumi.lab.yaml"
     lab.write_text(lab.read_text().replace(".layer1/lab/id_ed25519.pub", f"{tmp_path}/key.pub"))
-    monkeypatch.setattr(program, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(stack_file, "REPOSITORY", tmp_path)
     monkeypatch.delenv("FK_VM_RAM_MB", raising=False)
     monkeypatch.delenv("FK_VM_VCPUS", raising=False)
     assert program.main(["plan", "--stack", "dev"]) == 0
