@@ -158,7 +158,7 @@ def test_the_plan_of_the_shipped_stacks(
     assert program.main(["plan", "--stack", "dev"]) == 1
     assert "layer1:defaults.ssh_authorized_keys[0]: is still the placeholder" in capsys.readouterr().err
     for name in ("dev", "lab"):
-        text = (program.REPOSITORY / f"Pulumi.{name}.yaml").read_text()
+        text = (stack_file.REPOSITORY / f"Pulumi.{name}.yaml").read_text()
         text = text.replace("YOUR_SSH_PUBLIC_KEY", KEYS.host_public)
         (tmp_path / f"Pulumi.{name}.yaml").write_text(text)
     (tmp_path / "key.pub").write_text(KEYS.host_public)
