@@ -62,6 +62,7 @@ clean: ## stop the lab's server and remove caches of the checks; state and image
 	@-$(WITH_ENV) python3 -m lab stop
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-lock: setup ## resolve requirements.in to requirements.lock anew, with hashes (needs uv)
-	@$(WITH_ENV) uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-		--quiet --output-file requirements.lock requirements.in
+lock: setup ## resolve each requirements.in to its requirements.lock anew, with hashes (needs uv)
+	@$(WITH_ENV) for folder in . policy; do \
+		uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+			--quiet --output-file $$folder/requirements.lock $$folder/requirements.in; done

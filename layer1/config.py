@@ -27,6 +27,7 @@ from layer1.model import (
     BoardNode,
     DefaultsConfig,
     Encryption,
+    Environment,
     Firmware,
     HostConfig,
     ImagesConfig,
@@ -50,7 +51,9 @@ from layer1.values import Hostname, MemoryMib, VirtualCpus
 
 NAMESPACE = "layer1"
 SECRET_KEYS = frozenset({"layer2_ignition"})
-KEYS = frozenset({"defaults", "hosts", "images", "k3s", "network", "nodes", "pi", "talos", *SECRET_KEYS})
+KEYS = frozenset(
+    {"defaults", "environment", "hosts", "images", "k3s", "network", "nodes", "pi", "talos", *SECRET_KEYS}
+)
 """Every key below `layer1:`."""
 ENVIRONMENT = {"FK_VM_RAM_MB": "memory_mib", "FK_VM_VCPUS": "vcpus"}
 """Environment variables that replace the stack's defaults (whole numbers, MiB)."""
@@ -170,6 +173,7 @@ def load(stack: str, raw: Mapping[str, Any], environment: Mapping[str, str]) -> 
         problems.add("the stack's name", "must be a-z, 0-9 and inner hyphens, at most 32 characters")
     for key in sorted(set(raw) - KEYS, key=str):
         problems.add(_path(f"{NAMESPACE}:", [str(key)]).replace(":.", ":"), _MESSAGES["extra_forbidden"])
+    stands_for = _environment(raw.get("environment"), problems)
     network = problems.section("network", NetworkConfig, raw, ("cidr",))
     images = problems.section("images", ImagesConfig, raw, ("flatcar", "source"))
     k3s = problems.section("k3s", K3sConfig, raw)
@@ -208,6 +212,7 @@ def load(stack: str, raw: Mapping[str, Any], environment: Mapping[str, str]) -> 
         raise ConfigError(problems.found)
     return StackConfig(
         stack=stack,
+        environment=stands_for,
         hosts=context.hosts,
         network=network,
         images=images,
@@ -218,6 +223,14 @@ def load(stack: str, raw: Mapping[str, Any], environment: Mapping[str, str]) -> 
         nodes=complete,
         boards=boards,
     )
+
+
+def _environment(raw: Any, problems: _Problems) -> Environment:  # noqa: ANN401
+    try:
+        return Environment.PRODUCTION if raw is None else Environment(raw)
+    except ValueError:
+        problems.add(f"{NAMESPACE}:environment", f"must be one of: {', '.join(Environment)}")
+        return Environment.PRODUCTION
 
 
 def _hosts(raw: Any, problems: _Problems) -> dict[str, HostConfig]:  # noqa: ANN401

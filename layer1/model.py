@@ -48,6 +48,13 @@ TALOS_MEMORY_MIB = {"controlplane": 2048, "worker": 1024}
 """What Talos needs at least (docs.siderolabs.com, system requirements of v1.13)."""
 
 
+class Environment(StrEnum):
+    """What a stack is for. Only a lab may do without a wall: the policy pack refuses it elsewhere."""
+
+    PRODUCTION = "production"
+    LAB = "lab"
+
+
 class Accel(StrEnum):
     """What runs the guest's code: the processor (kvm) or software emulation (tcg), which isolates nothing."""
 
@@ -456,6 +463,7 @@ class StackConfig(Model):
     """A whole stack, checked; `pi_network` is there where boards are."""
 
     stack: str
+    environment: Environment
     hosts: dict[str, HostConfig]
     network: NetworkConfig
     images: ImagesConfig

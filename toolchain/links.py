@@ -29,9 +29,14 @@ def link(program: Program, folder: Path, bin_folder: Path) -> None:
         else:
             _symlink(target, place)
     if program.plugin:
-        home = bin_folder.parent / PULUMI_HOME / "plugins" / program.plugin
-        home.mkdir(parents=True, exist_ok=True)
-        _symlink(folder / program.name, home / program.name)
+        link_plugin(folder / program.name, program.plugin, bin_folder.parent)
+
+
+def link_plugin(file: Path, plugin: str, work: Path) -> None:
+    """Link a plugin to where Pulumi keeps installed ones; `plugin` is the folder's name, kind and version."""
+    home = work / PULUMI_HOME / "plugins" / plugin
+    home.mkdir(parents=True, exist_ok=True)
+    _symlink(file, home / file.name)
 
 
 def _symlink(target: Path, place: Path) -> None:

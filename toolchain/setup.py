@@ -1,6 +1,7 @@
 """Make this machine ready for `pulumi preview`: `python3 toolchain/setup.py [program ...]`.
 
-Without arguments: the virtual environment, all programs, libvirtd, the state folder and its passphrase.
+Without arguments: libvirtd, the virtual environments, what starts the policy pack, all programs, the state
+folder and its passphrase.
 With names of programs only these are provided.
 """
 
@@ -19,6 +20,7 @@ from toolchain.find import on_path, search_path
 from toolchain.golang import Go
 from toolchain.hypervisor import provide_libvirtd
 from toolchain.links import link
+from toolchain.policy_pack import provide_policy_pack
 from toolchain.programs import PROGRAMS, Program, by_name
 from toolchain.report import SetupError, say, step
 from toolchain.venv import provide_venv
@@ -52,7 +54,10 @@ def main(arguments: list[str]) -> int:
     try:
         if not arguments:
             provide_libvirtd(work / "log" / "libvirtd.log")
-            provide_venv(REPOSITORY, work / "log" / "venv.log")
+            provide_venv(
+                ".venv", REPOSITORY / ".venv", REPOSITORY / "requirements.lock", work / "log" / "venv.log"
+            )
+            provide_policy_pack(REPOSITORY / "policy", work)
         provide_programs(programs, cache, work)
         if not arguments:
             with step("state and passphrase") as line:

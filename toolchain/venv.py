@@ -1,4 +1,4 @@
-"""The repository's virtual environment, made from the lock file."""
+"""Virtual environments, each made from a lock file with hashes."""
 
 from __future__ import annotations
 
@@ -29,16 +29,15 @@ def is_current(venv: Path, stamp: str) -> bool:
         return False
 
 
-def provide_venv(repository: Path, log: Path) -> None:
-    """Make `.venv` unless it is already what the lock says."""
+def provide_venv(name: str, venv: Path, lock: Path, log: Path) -> None:
+    """Make `venv` unless it is already what `lock` says; `name` is for the line that says so."""
     if sys.version_info < NEEDED:
         raise SetupError(
             f"virtual environment: Python {'.'.join(map(str, NEEDED))} or newer is needed, "
             f"{sys.executable} is {sys.version.split()[0]}. Run toolchain/setup.py with a newer one."
         )
-    venv = repository / ".venv"
-    stamp = wanted_stamp(repository / "requirements.lock")
-    with step("virtual environment .venv") as line, exclusive(log.with_name("venv.lock")):
+    stamp = wanted_stamp(lock)
+    with step(f"virtual environment {name}") as line, exclusive(log.with_suffix(".lock")):
         if is_current(venv, stamp):
             line.outcome = "current"
             return
@@ -49,9 +48,9 @@ def provide_venv(repository: Path, log: Path) -> None:
             shutil.rmtree(venv, ignore_errors=True)
             _run([sys.executable, "-m", "venv", str(venv)], log)
         pip = [str(venv / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-        _run([*pip, "--require-hashes", "-r", str(repository / "requirements.lock")], log)
+        _run([*pip, "--require-hashes", "-r", str(lock)], log)
         (venv / STAMP).write_text(stamp)
-        line.outcome = "installed from requirements.lock"
+        line.outcome = f"installed from {lock.name}"
 
 
 def _works(python: Path) -> bool:

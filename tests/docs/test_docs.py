@@ -173,7 +173,7 @@ def test_make_targets_are_those_of_make_help() -> None:
 
 
 def test_the_table_has_every_key_and_no_other() -> None:
-    assert KEYS.keys() | {"hosts", "nodes", *config.SECRET_KEYS} == TABLE.keys()
+    assert KEYS.keys() | {"environment", "hosts", "nodes", *config.SECRET_KEYS} == TABLE.keys()
     assert {re.split(r"[.\[]", key)[0] for key in TABLE} == config.KEYS
 
 

@@ -47,6 +47,7 @@ def server() -> Iterator[str]:
 
 def lab_config(server: str, public_key: str) -> dict[str, Any]:
     return {
+        "environment": "lab",
         "hosts": {"home": {"accel": "tcg", "svirt": "none", "memory_hard_limit": False}},
         "network": {"cidr": NETWORK, "mode": "isolated"},
         "images": {"flatcar": {"source": "practice"}},

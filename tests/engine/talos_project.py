@@ -112,6 +112,7 @@ def talos_project(folder: Path, cidr: str, nodes: list[dict[str, Any]], **talos:
         folder / "project",
         f"s{secrets.token_hex(3)}",
         {
+            "environment": "lab",
             "hosts": {"home": {"accel": "tcg", "svirt": "none", "memory_hard_limit": False}},
             "network": {"cidr": cidr, "mode": "isolated"},
             "images": {"talos": {"version": "v1.13.0", "base_url": f"file://{folder}/factory"}},

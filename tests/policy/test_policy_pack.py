@@ -1,0 +1,64 @@
+"""Each rule on the real engine: what it refuses, named by resource, and what it lets pass."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from policy_support import PROGRAMS, STACK, Judged, violations
+
+from layer1 import sshkeys
+from policy.rules import PLAIN_OUTPUT, RULES, STRONG_CHOICES, STRONG_WALLS
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
+STRONG: dict[str, Any] = {
+    "nodes": [
+        {
+            "name": "k3s-1",
+            "os": "flatcar",
+            "ssh_authorized_keys": [sshkeys.ed25519_public(b"\x01" * 32, "operator")],
+        }
+    ]
+}
+WEAK = STRONG | {"hosts": {"home": {"accel": "tcg", "svirt": "none", "memory_hard_limit": False}}}
+LAB = WEAK | {"environment": "lab"}
+# Each resource of bad.py begins with the name of the rule that must name it.
+BAD = {
+    (name.split()[0], name)
+    for name in re.findall(
+        r'^(?:domain|volume|command|libvirt\.\w+|remote\.\w+)\(\s*"([a-z-]+(?: [a-z0-9]+)?)"',
+        (PROGRAMS / "bad.py").read_text(),
+        flags=re.MULTILINE,
+    )
+}
+OVER_THE_STACK = {(PLAIN_OUTPUT.name, f"layer1-{STACK}"), (STRONG_CHOICES, f"layer1-{STACK}")}
+
+
+def test_what_layer_1_makes_passes(tmp_path: Path) -> None:
+    said = Judged(tmp_path / "p", "good.py", STRONG).preview(ok=True)
+    assert "✅ layer1" in said
+    assert violations(said) == set()
+
+
+def test_each_rule_names_each_resource_that_breaks_it(tmp_path: Path) -> None:
+    said = Judged(tmp_path / "p", "bad.py", WEAK).preview(ok=False)
+    # What goes in comes out again.
+    again = {(PLAIN_OUTPUT.name, name) for rule, name in BAD if rule == "plain-secret"}
+    assert violations(said) == BAD | OVER_THE_STACK | again
+    # The engine prints a plain output; a rule must not.
+    assert "bm90IGEga2V5" not in said.partition("\nPolicies:")[2].partition("\nOutputs:")[0]
+
+
+def test_only_a_lab_may_do_without_walls(tmp_path: Path) -> None:
+    judged = Judged(tmp_path / "p", "bad.py", LAB)
+    named = {rule for rule, _ in violations(judged.preview(ok=False))}
+    assert named == {rule.name for rule in (*RULES, PLAIN_OUTPUT)}
+
+
+def test_every_rule_has_something_bad_to_name() -> None:
+    assert {rule for rule, _ in BAD | OVER_THE_STACK} == {
+        *(rule.name for rule in (*RULES, STRONG_WALLS, PLAIN_OUTPUT)),
+        STRONG_CHOICES,
+    }
