@@ -42,8 +42,8 @@ def ssh(
     """Run a command in a guest that listens on loopback; the host key has to be the known one."""
     options = {
         "BatchMode": "yes",
-        "ConnectTimeout": "10",
-        "ServerAliveInterval": "5",
+        "ConnectTimeout": "30",
+        "ServerAliveInterval": "20",  # an emulated guest on a busy machine may say nothing for long
         "IdentitiesOnly": "yes",
         "IdentityFile": str(key),
         "StrictHostKeyChecking": "yes",
@@ -57,7 +57,7 @@ def ssh(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
 
