@@ -31,6 +31,14 @@ _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _LIBVIRT_SCHEMES = ("qemu", "qemu+ssh", "qemu+tls")
 _LIBVIRT_OPTIONS = {"keyfile", "knownhosts", "sshauth", "pkipath"}
+_DEBIAN_NAMES = """
+root daemon bin sys sync adm tty disk lp mail news uucp man proxy kmem dialout fax voice cdrom floppy
+tape sudo audio dip www-data backup operator list irc src shadow utmp video sasl plugdev staff games users
+nogroup nobody _apt
+"""
+RESERVED_USERS = (*_DEBIAN_NAMES.split(), "pi", "layer1-status", "layer1-apply")
+"""Logins that the operator cannot have: Debian's users and groups (useradd makes no login of a group's
+name, and the first boot would fail), the image's user, and Layer 1's."""
 _PRIVATE = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
 
 
@@ -113,8 +121,8 @@ def _raspios_version_problem(value: str) -> str | None:
 
 
 def _user_problem(value: str) -> str | None:
-    if value in ("root", "pi", "layer1-status", "layer1-apply"):
-        return "must not be root, the image's own default user pi, or one of Layer 1's; take another name"
+    if value in RESERVED_USERS:
+        return "must not be a user or group of Debian's, the image's own user pi, or one of Layer 1's"
     return None if _USER.fullmatch(value) else "must be a login of a-z, 0-9, _ and -, at most 32 characters"
 
 

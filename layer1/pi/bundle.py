@@ -20,18 +20,11 @@ from layer1.paths import ASSETS
 from layer1.pi.release import Mechanism, Release
 from layer1.sshkeys import public_key_problem
 from layer1.templates import substitute
+from layer1.values import RESERVED_USERS
 
 FOLDER = ASSETS / "pi"
 SHARED_SCRIPTS = ("k3s-install.sh", "status.sh")
 """The node's scripts that Flatcar and Raspberry Pi OS share."""
-_DEBIAN_NAMES = """
-root daemon bin sys sync adm tty disk lp mail news uucp man proxy kmem dialout fax voice cdrom floppy
-tape sudo audio dip www-data backup operator list irc src shadow utmp video sasl plugdev staff games users
-nogroup nobody _apt
-"""
-RESERVED_USERS = (*_DEBIAN_NAMES.split(), "pi", "layer1-status", "layer1-apply")
-"""Logins that the operator cannot have: Debian's users and groups (useradd makes no login of a group's
-name, and the first boot would fail), the image's user, and Layer 1's."""
 KERNEL_WORDS = (
     "cgroup_memory=1",  # the Pi's kernel has the memory cgroup off, and k3s needs it
     "cgroup_enable=memory",
