@@ -56,14 +56,14 @@ def guests(view: HostView) -> Answer | None:
     missing = [arch for arch in view.needs.arches if wanted not in offered.get(arch, frozenset())]
     packages = {"x86_64": "qemu-system-x86", "aarch64": "qemu-system-arm"}
     unknown = [arch for arch in missing if not offered.get(arch)]
+    openly = f"or say openly that they are emulated, by layer1:hosts.{view.name}.accel: tcg"
     return judged(
         not missing,
         f"domains of type {wanted}: "
         + ", ".join(f"{arch} {'missing' if arch in missing else 'offered'}" for arch in view.needs.arches),
         f"sudo apt-get install {' '.join(packages[arch] for arch in unknown)}"
         if unknown
-        else f"put these nodes on a host of that architecture with KVM, or say openly that they are emulated, "
-        f"by layer1:hosts.{view.name}.accel: tcg",
+        else f"put these nodes on a host of that architecture with KVM, {openly}",
     )
 
 
@@ -141,6 +141,12 @@ def level(view: HostView) -> Answer:
             f"guests are emulated (accel: tcg); the host is {place}",
             f"where KVM runs code, take {view.accel_key} away",
             view.accel_key,
+        )
+    if facts.kvm.rom is None or facts.kvm.rom.outcome != "ran":
+        return Answer(
+            Verdict.BROKEN,
+            f"KVM runs nothing here, so guests could only be emulated; the host is {place}",
+            "what the row about KVM says",
         )
     nested = "; guests are nested, and the outer hypervisor's walls count too" if facts.virtual else ""
     return Answer(Verdict.HOLDS, f"guests run by KVM; the host is {place}{nested}")

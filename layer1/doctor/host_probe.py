@@ -174,7 +174,7 @@ def examine(wish: Wish, root: Path = ROOT) -> Facts:
             "memory_controller": memory_controller(root),
             "clock": clock_synchronised(),
             "pool": pool(wish, qemu_ids, root),
-            "files": {path: (root / path.lstrip("/")).is_file() for path in wish.files},
+            "files": {path: _is(Path.is_file, _below(root, Path(path))) for path in wish.files},
             "programs": {name: _program(name) for name in ("swtpm", "swtpm_setup", "ip")},
             "routes": routes(),
         }
@@ -418,7 +418,7 @@ def clock_synchronised() -> bool | None:
 def pool(wish: Wish, qemu_ids: list[int] | None, root: Path = ROOT) -> Pool:
     """Look at the pool's path as far as it is there."""
     nearest = Path(wish.pool_path)
-    while not _below(root, nearest).is_dir():
+    while not _is(Path.is_dir, _below(root, nearest)):
         nearest = nearest.parent
     steps = []
     for folder in (*reversed(nearest.parents), nearest):
@@ -438,6 +438,13 @@ def pool(wish: Wish, qemu_ids: list[int] | None, root: Path = ROOT) -> Pool:
 
 def _below(root: Path, path: Path) -> Path:
     return root / str(path).lstrip("/")
+
+
+def _is(kind: Callable[[Path], bool], path: Path) -> bool:
+    try:
+        return kind(path)
+    except PermissionError:
+        return False  # in a folder that is closed to us, which the steps to it tell
 
 
 def _files(folder: Path) -> Iterator[os.stat_result]:
