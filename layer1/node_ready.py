@@ -59,6 +59,10 @@ def wait(target: Target) -> dict[str, list[str]]:
     with ssh.session(_login(target)) as ask:
         while time.monotonic() - started < target.timeout_s:
             state = virsh.domain_state(target.uri, target.domain)
+            if state == virsh.UNREACHABLE:  # a remote host's network may come back
+                answer = "the host itself does not answer"
+                time.sleep(_POLL_S)
+                continue
             if not state.startswith(("running", "paused", "in shutdown")):
                 raise NodeError(_stopped(target, state, time.monotonic() - started))
             result = ask("status")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from layer1 import host_ssh
-from layer1.processes import run
+from layer1.processes import last_lines, run
 
 _LOST = 255  # ssh's own code; what runs on the node has others
 
@@ -86,8 +86,11 @@ def lost(result: subprocess.CompletedProcess[str]) -> bool:
 
 
 def stranger(result: subprocess.CompletedProcess[str]) -> bool:
-    """Say whether what answered has another host key than the pinned one."""
-    return lost(result) and "Host key verification failed" in result.stderr
+    """Say whether the node that answered has another host key than the pinned one.
+
+    When it is the host on the way that is another, a last line of the ssh that found its way closed follows.
+    """
+    return lost(result) and "Host key verification failed" in last_lines(result.stderr, 1)
 
 
 def key_refused(result: subprocess.CompletedProcess[str]) -> bool:

@@ -14,6 +14,9 @@ from layer1 import host_ssh
 from layer1.errors import HostError
 from layer1.processes import last_lines, run
 
+UNREACHABLE = "unreachable"
+"""The state of a domain whose host does not answer."""
+
 
 def virsh(uri: str, *arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
     """Run one virsh command on a host; its exit code is the caller's to judge."""
@@ -102,9 +105,11 @@ def _dhcp_host(mac: str, ip: str, name: str) -> str:
 
 
 def domain_state(uri: str, domain: str) -> str:
-    """Return a domain's state as libvirt words it (`running`, `shut off`), or `gone`."""
+    """Return a domain's state as libvirt words it (`running`, `shut off`), or `gone`, or UNREACHABLE."""
     result = virsh(uri, "domstate", domain, "--reason")
-    return result.stdout.strip() if result.returncode == 0 else "gone"
+    if result.returncode == 0:
+        return result.stdout.strip()
+    return "gone" if virsh(uri, "hostname").returncode == 0 else UNREACHABLE
 
 
 def drop_volumes(uri: str, pool: str, prefix: str) -> None:

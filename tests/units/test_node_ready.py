@@ -85,6 +85,7 @@ cat {tmp_path}/said; cat {tmp_path}/error >&2; exit {code}
 case "$*" in
 *domstate*) [ -s {tmp_path}/state ] || exit 1; cat {tmp_path}/state ;;
 *net-dhcp-leases*) cat {tmp_path}/leases ;;
+*hostname*) [ ! -e {tmp_path}/unreachable ] ;;
 *) exit 1 ;;
 esac
 """
@@ -170,6 +171,21 @@ def test_a_node_on_another_host_that_is_late_says_nothing_of_a_port_that_only_th
 def test_what_will_not_mend_ends_the_wait_at_once(changed: tuple[str, str], said: str, edge: Put) -> None:
     edge(said=READY.replace(*changed) + "install_log=line one\ninstall_log=line = two\n")
     assert f"k3s-1: {said}" in _refusal(dataclasses.replace(TARGET, timeout_s=600))
+
+
+def test_a_host_that_does_not_answer_is_no_node_that_stopped(edge: Put, tmp_path: Path) -> None:
+    edge(state="")
+    (tmp_path / "unreachable").touch()
+    said = _refusal(dataclasses.replace(BRIEF, uri="qemu+ssh://operator@attic/system"))
+    assert "not provisioned within" in said
+    assert "the host itself does not answer" in said
+
+
+def test_another_key_of_the_host_on_the_way_says_nothing_of_the_node(edge: Put) -> None:
+    jumped = "Host key verification failed.\nkex_exchange_identification: Connection closed by remote host\n"
+    edge(error=jumped, code=255)
+    said = _refusal(dataclasses.replace(BRIEF, uri="qemu+ssh://operator@attic/system"))
+    assert "another machine has the address" not in said
 
 
 def test_another_host_key_ends_the_wait_at_once(edge: Put) -> None:
