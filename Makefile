@@ -23,11 +23,12 @@ fetch: lab ## fetch and verify the stack's images, with progress
 plan: lab ## check the stack's file; say what it makes and which walls are weaker
 	@$(WITH_ENV) python3 -m layer1 plan --stack $(STACK)
 
-preview: lab ## show what `up` would do
-	@$(WITH_ENV) $(SELECT) pulumi preview --stack $(STACK) --diff --non-interactive
+preview: lab ## say what `up` would do to each node, and what it would refuse
+	@$(WITH_ENV) $(SELECT) python3 -m layer1 guard --stack $(STACK) --policy-pack policy
 
-up: fetch ## make the stack, or change it; ends when every node answers
-	@$(WITH_ENV) $(SELECT) pulumi up --stack $(STACK) --yes --skip-preview --non-interactive
+up: fetch ## make the stack, or change it; ends when every node answers. ALLOW=node,… lets losses pass
+	@$(WITH_ENV) $(SELECT) python3 -m layer1 guard --stack $(STACK) --policy-pack policy --enforce
+	@$(WITH_ENV) pulumi up --stack $(STACK) --policy-pack policy --yes --skip-preview --non-interactive
 
 refresh: lab ## compare the state with what is really there
 	@$(WITH_ENV) $(SELECT) pulumi refresh --stack $(STACK) --yes --skip-preview --non-interactive

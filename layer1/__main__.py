@@ -10,6 +10,7 @@ from layer1.errors import Layer1Error
 from layer1.images import cli as image_cli
 from layer1.pi import cli as pi_cli
 from layer1.plan import plan_lines
+from layer1.plan_guard import cli as guard_cli
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     image_cli.add_parser(commands)
     pi_cli.add_parser(commands)
+    guard_cli.add_parser(commands)
     plan = commands.add_parser(
         "plan", help="check a stack file; say what it makes and which walls are weaker"
     )
