@@ -16,8 +16,8 @@ REMOTE = frozenset({"command:remote:Command", "command:remote:CopyFile", "comman
 LIBVIRT = "pulumi:providers:libvirt"
 _RUN_BY = ("create", "update", "delete", "environment", "interpreter")
 _CHECKS_OFF = re.compile(
-    r"StrictHostKeyChecking[\s=\"']*(no|off|accept-new)|(User|Global)KnownHostsFile[\s=\"']*/dev/null\b(?!.*KnownHosts)"
-    r"|no_verify|known_hosts_verify|ssh-keyscan|NoHostAuthenticationForLocalhost[\s=\"']*yes",
+    r"StrictHostKeyChecking[\s=\"']*(no|off|accept-new)|UserKnownHostsFile[\s=\"']*/dev/null"
+    r"|no_verify|known_hosts_verify|ssh-keyscan",
     re.IGNORECASE,
 )
 
@@ -47,7 +47,7 @@ def host_keys(planned: Planned) -> Iterator[str]:
 
 def _uri(uri: Any) -> Iterator[str]:  # noqa: ANN401 - a text, if the program is right
     if not isinstance(uri, str):
-        yield "uri: must be there and plain, or the environment decides which host this is"
+        yield "uri: must be there and no secret, so that it can be judged"
         return
     try:
         TypeAdapter(LibvirtUri).validate_python(uri)

@@ -19,6 +19,8 @@ import yaml
 from layer1.paths import REPOSITORY, cache_dir
 
 PARTS = ("__main__.py", "Pulumi.yaml", "layer1", "components", "assets")
+POLICY = ("--policy-pack", str(REPOSITORY / "policy"))
+"""As `make preview` and `make up` do it."""
 URI = "qemu:///system"
 SERVER_PORT = 8012
 LAYER2 = "layer2_ignition"
@@ -107,7 +109,7 @@ class Project:
 
     def up(self, *, ok: bool = True) -> str:
         self.write()
-        return self.pulumi("up", "--stack", self.stack, "--yes", "--skip-preview", ok=ok)
+        return self.pulumi("up", "--stack", self.stack, "--yes", "--skip-preview", *POLICY, ok=ok)
 
     def destroy(self) -> str:
         return self.pulumi("destroy", "--stack", self.stack, "--yes", "--skip-preview")
@@ -123,7 +125,7 @@ class Project:
     def plan(self) -> dict[str, set[str]]:
         """Preview, and return the names of the resources by what would happen to them."""
         self.write()
-        steps = json.loads(self.pulumi("preview", "--stack", self.stack, "--json"))["steps"]
+        steps = json.loads(self.pulumi("preview", "--stack", self.stack, *POLICY, "--json"))["steps"]
         kinds: dict[str, set[str]] = {}
         for step in steps:
             name = step["urn"].rsplit("::", 1)[1]

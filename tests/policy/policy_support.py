@@ -56,8 +56,12 @@ class Judged:
         assert (done.returncode == 0) == ok, said
         return said
 
-    def preview(self, *, ok: bool, pack: Path = PACK) -> str:
-        return self.pulumi("preview", "--stack", STACK, "--policy-pack", str(pack), ok=ok)
+    def preview(self, *, ok: bool) -> str:
+        return self.pulumi("preview", "--stack", STACK, "--policy-pack", str(PACK), ok=ok)
+
+    def up(self, *, ok: bool) -> str:
+        arguments = ("--stack", STACK, "--policy-pack", str(PACK), "--yes", "--skip-preview")
+        return self.pulumi("up", *arguments, ok=ok)
 
 
 def violations(said: str) -> set[tuple[str, str]]:

@@ -57,6 +57,21 @@ def test_only_a_lab_may_do_without_walls(tmp_path: Path) -> None:
     assert named == {rule.name for rule in (*RULES, PLAIN_OUTPUT)}
 
 
+def test_a_stack_whose_keys_cannot_be_read_is_stopped(tmp_path: Path) -> None:
+    said = Judged(tmp_path / "p", "good.py", {"nodes": []}).preview(ok=False)
+    assert violations(said) == {(STRONG_CHOICES, f"layer1-{STACK}")}
+    assert "layer1:nodes: must be a list of at least one node" in said
+
+
+def test_what_only_up_knows_is_judged_before_it_is_made(tmp_path: Path) -> None:
+    judged = Judged(tmp_path / "p", "late.py", STRONG)
+    judged.preview(ok=True)
+    said = judged.up(ok=False)
+    assert violations(said) == {("volume-source", "volume-source late")}
+    # The provider was never asked: there is no such pool, and it would have said so.
+    assert "no such pool" not in said
+
+
 def test_every_rule_has_something_bad_to_name() -> None:
     assert {rule for rule, _ in BAD | OVER_THE_STACK} == {
         *(rule.name for rule in (*RULES, STRONG_WALLS, PLAIN_OUTPUT)),
