@@ -64,7 +64,7 @@ def check(ignition: str) -> None:
         )
     others = (config.get("ignition") or {}).get("config") or {}
     for other in [*(others.get("merge") or []), others.get("replace") or {}]:
-        inline = _inline(other)
+        inline = inlined(other)
         if inline is not None:
             check(inline)
 
@@ -93,7 +93,7 @@ def _plain_keys(item: Any) -> Any:  # noqa: ANN401
     return [_plain_keys(value) for value in item] if isinstance(item, list) else item
 
 
-def _inline(other: dict[str, Any]) -> str | None:
+def inlined(other: dict[str, Any]) -> str | None:
     """Return the text of a config given as a data URL, None for one that is fetched."""
     source = other.get("source") or ""
     if not source.startswith("data:"):

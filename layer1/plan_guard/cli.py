@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from layer1.errors import ConfigError
-from layer1.paths import REPOSITORY
-from layer1.plan_guard import losses, preview, report
+from layer1.plan_guard import differences, engine, losses, preview, report
 from layer1.plan_guard.nodes import Fate, fates, stack_of
 from layer1.plan_guard.preview import GuardError, Preview
-from layer1.processes import last_lines, run
+from layer1.plan_guard.redacted import Difference
 
-_PREVIEW_LIMIT_S = 900
+_SAY_NOTHING = ("preview failed", "an unhandled error occurred: program exited")
+"""How the engine ends every failed preview, after what went wrong."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -47,10 +48,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _guard(arguments: argparse.Namespace) -> int:
     allowed = tuple(name for name in arguments.allow.replace(",", " ").split() if name)
     planned = preview.read(_preview_text(arguments))
-    said = _report(planned, arguments.stack, allowed)
+    said = _report(planned, arguments, allowed)
     unknown = [name for name in allowed if name not in {fate.name for fate in said.fates}]
     if unknown and said.fates:
-        sys.stderr.write(f"{losses.ALLOW} names {', '.join(unknown)}, which this plan has no node of\n")
+        sys.stderr.write(
+            f"{losses.ALLOW} names {', '.join(unknown)}, but no node of this plan is called that\n"
+        )
         return 2
     sys.stdout.write(report.as_document(said) if arguments.json else report.as_text(said))
     if arguments.markdown is not None:
@@ -59,37 +62,50 @@ def _guard(arguments: argparse.Namespace) -> int:
 
 
 def _preview_text(arguments: argparse.Namespace) -> str:
+    if arguments.preview_json is None:
+        return engine.preview_json(arguments.stack, arguments.policy_pack)
     if arguments.preview_json == "-":
         return sys.stdin.read()
-    if arguments.preview_json:
-        try:
-            return Path(arguments.preview_json).read_text()
-        except (OSError, ValueError):
-            raise GuardError(f"{arguments.preview_json}: cannot be read") from None
-    command = ["pulumi", "preview", "--stack", arguments.stack, "--json", "--show-sames", "--non-interactive"]
-    if arguments.policy_pack:
-        command += ["--policy-pack", arguments.policy_pack]
-    done = run(command, timeout_s=_PREVIEW_LIMIT_S, cwd=str(REPOSITORY))
-    if done.returncode != 0 and not done.stdout.strip():
-        raise GuardError(f"the engine could not make a preview:\n{last_lines(done.stderr)}")
-    return done.stdout
-
-
-def _report(planned: Preview, stack: str, allowed: tuple[str, ...]) -> report.Report:
-    judged: tuple[Fate, ...] = ()
     try:
-        judged = fates(planned, stack_of(planned, stack))
+        return Path(arguments.preview_json).read_text()
+    except (OSError, ValueError):
+        raise GuardError(f"{arguments.preview_json}: cannot be read") from None
+
+
+def _report(planned: Preview, arguments: argparse.Namespace, allowed: tuple[str, ...]) -> report.Report:
+    judged: tuple[Fate, ...] = ()
+    differing: dict[str, Sequence[Difference]] = {}
+    try:
+        stack = stack_of(planned, arguments.stack)
     except ConfigError:
-        if not planned.errors:  # the engine's program reads the same configuration
+        if not planned.errors:  # the engine's program reads the same configuration, and says it better
             raise
+    else:
+        judged = fates(planned, stack)
+        # Of a preview out of a file the state may be another by now.
+        if arguments.preview_json is None and differences.changes_config(judged):
+            state = engine.state(arguments.stack)
+            differing = differences.differences(
+                judged, stack, state, lambda: engine.layer2_text(arguments.stack)
+            )
     found = losses.losses(planned, judged)
-    findings = losses.as_findings(stack, found, allowed)
     missing = [name for name in losses.needed(found) if name not in allowed]
     return report.Report(
-        stack=stack,
+        stack=arguments.stack,
         fates=judged,
-        findings=findings,
-        errors=planned.errors,
-        differences={},
-        allow_all=losses.command(stack, (*allowed, *missing)) if missing else "",
+        findings=losses.as_findings(arguments.stack, found, allowed),
+        errors=_errors(planned, arguments),
+        differences=differing,
+        allow_all=losses.command(arguments.stack, (*allowed, *missing)) if missing else "",
     )
+
+
+def _errors(planned: Preview, arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Return why the engine stopped; where it says no more than that, a policy may have stopped it."""
+    told = tuple(error for error in planned.errors if not error.startswith(_SAY_NOTHING))
+    if told or not planned.errors:
+        return told
+    if arguments.policy_pack and arguments.preview_json is None:
+        said = engine.violations(arguments.stack, arguments.policy_pack)
+        return (said,) if said else planned.errors
+    return planned.errors
