@@ -3,7 +3,7 @@ STACK ?= lab
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup lab fetch up preview refresh destroy outputs plan env test test-arm64 check bench clean lock
+.PHONY: help setup lab fetch doctor audit up preview refresh destroy outputs plan env test test-arm64 test-walls check bench clean lock
 
 WITH_ENV = eval "$$(python3 toolchain/env.py)";
 SELECT = pulumi stack select --create --non-interactive $(STACK) >/dev/null;
@@ -19,6 +19,12 @@ lab: setup ## make ready what the stack's practice image needs (nothing for othe
 
 fetch: lab ## fetch and verify the stack's images, with progress
 	@$(WITH_ENV) python3 -m layer1 fetch --stack $(STACK)
+
+doctor: setup ## examine this machine and the stack's hosts before anything is made
+	@$(WITH_ENV) python3 -m layer1 doctor --stack $(STACK)
+
+audit: setup ## prove the walls on the running machines, row by row
+	@$(WITH_ENV) $(SELECT) python3 -m layer1 audit --stack $(STACK)
 
 plan: lab ## check the stack's file; say what it makes and which walls are weaker
 	@$(WITH_ENV) python3 -m layer1 plan --stack $(STACK)
@@ -50,11 +56,17 @@ check: setup ## the fast part: lint, types, unit and component tests
 test: setup ## everything: the fast part, the real engine and libvirtd, the practice guest and board
 	@$(WITH_ENV) python3 -m lab build
 	@$(WITH_ENV) nice python3 -m lab build-arm64
+	@$(WITH_ENV) nice python3 -m lab build-walls
 	@$(WITH_ENV) ruff format --check . && ruff check . && mypy && pytest
 
 test-arm64: setup ## boot the practice board alone: arm64, in the shape of a Raspberry Pi (minutes)
 	@$(WITH_ENV) nice python3 -m lab build-arm64
 	@$(WITH_ENV) pytest -m arm64
+
+test-walls: setup ## build and boot a libvirt host with AppArmor, and prove the walls in it (minutes)
+	@$(WITH_ENV) python3 -m lab build
+	@$(WITH_ENV) nice python3 -m lab build-walls
+	@$(WITH_ENV) pytest -m walls
 
 bench: lab ## measure up, an up without changes, and destroy, in this one run
 	@$(WITH_ENV) $(SELECT) python3 -m bench.lifecycle --stack $(STACK)

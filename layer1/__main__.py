@@ -6,6 +6,8 @@ import argparse
 import sys
 
 from layer1 import stack_file, supply, tasks
+from layer1.audit import cli as audit_cli
+from layer1.doctor import cli as doctor_cli
 from layer1.errors import Layer1Error
 from layer1.images import cli as image_cli
 from layer1.pi import cli as pi_cli
@@ -24,6 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
     image_cli.add_parser(commands)
     pi_cli.add_parser(commands)
     guard_cli.add_parser(commands)
+    doctor_cli.add_parser(commands)
+    audit_cli.add_parser(commands)
     plan = commands.add_parser(
         "plan", help="check a stack file; say what it makes and which walls are weaker"
     )
