@@ -67,6 +67,12 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
     ),
     (
         "qemu_conf.security_driver",
+        host(qemu_conf='security_driver = ["selinux"]'),
+        'security_driver is ["selinux"]',
+        "sed -i",
+    ),
+    (
+        "qemu_conf.security_driver",
         host(qemu_conf="", apparmor=None),
         "finds none here",
         "first AppArmor",
@@ -110,6 +116,7 @@ BROKEN: list[tuple[str, dict[str, Any], str, str]] = [
     ("pool.path", steps(1, mode=0o750), "may not pass /srv (0:0 0750)", "chmod o+x /srv"),
     ("pool.path", steps(2, mode=0o777), "others than root may write to /srv/pool", "chmod go-w /srv/pool"),
     ("pool.path", steps(1, uid=1000), "others than root may write to /srv ", "chown root: /srv"),
+    ("pool.path", steps(1, mode=0o775, gid=50), "others than root may write to /srv ", "chmod go-w /srv"),
     ("pool.filesystem", pool(filesystem="tmpfs"), "lost with a reboot", "pool_path"),
     ("pool.filesystem", pool(filesystem="nfs4"), "does not keep owners", "pool_path"),
     ("pool.space", pool(free_bytes=39 * GIB), "39.0 GiB free", "lower disk_gib"),
@@ -264,6 +271,9 @@ def test_more_than_enough_is_well() -> None:
     # What the stack has there already is not asked for again; a sticky folder lets nobody replace things.
     assert rows(**pool(free_bytes=10 * GIB, used_bytes=30 * GIB))["pool.space"].verdict == Verdict.HOLDS
     assert rows(**steps(1, mode=0o1777))["pool.path"].verdict == Verdict.HOLDS
+    assert rows(**steps(1, mode=0o775))["pool.path"].verdict == Verdict.HOLDS, "its group is root's"
+    listed = rows(**host(qemu_conf='security_driver = ["selinux", "apparmor"]'))
+    assert listed["qemu_conf.security_driver"].verdict == Verdict.HOLDS
     assert rows(**pool(nearest="/srv"))["pool.path"].evidence.startswith("/srv/pool is not there yet")
 
 
@@ -308,3 +318,25 @@ def test_a_question_that_does_not_arise_makes_no_row() -> None:
     asked: Check[Answer | None] = Check(id="x", what="x", means="y", judge=lambda view: view)
     assert findings("home", [asked], None) == []
     assert findings("home", [asked], judged(False, "seen", "mend"))[0].means == "y"
+
+
+def test_the_evidence_says_what_was_seen() -> None:
+    """Words that a reader decides by, on both sides."""
+    physical, virtual = rows(), rows(**host(virtual=True))
+    assert physical["kvm.level"].evidence == "guests run by KVM; the host is a physical machine"
+    assert "the host is a virtual machine itself; guests are nested" in virtual["kvm.level"].evidence
+    assert physical["cpu.mitigations"].evidence == "2 known flaws, none open; microcode 0xf0"
+    assert "microcode" not in rows(**host(microcode=None))["cpu.mitigations"].evidence
+    assert "equals root on the host" in physical["libvirt.group"].evidence
+    assert "equals root" not in rows(**host(groups=["operator"]))["libvirt.group"].evidence
+    assert physical["memory.memlock"].evidence.endswith("limited to 8388608 bytes")
+    unlimited = Daemon("libvirtd", "libvirtd (enforce)", 0, "unlimited")
+    assert rows(**host(daemon=unlimited))["memory.memlock"].evidence.endswith("limited to unlimited")
+    assert f"take {ACCEL} away" in rows(config=WEAK)["kvm.level"].remedy
+    flawed = {"mds": "Vulnerable"}
+    outer = "the outer host has to do it"
+    assert outer in rows(**host(virtual=True, vulnerabilities=flawed))["cpu.mitigations"].remedy
+    assert outer not in rows(**host(vulnerabilities=flawed))["cpu.mitigations"].remedy
+    free = rows(**host(clock=False))["clock.synchronised"].evidence
+    assert free == "no time service steers the clock"
+    assert "nothing reads it" in judge_clock(False, "a.key").evidence
