@@ -23,8 +23,9 @@ _SSH_LIMIT_S = 45
 
 def ask_libvirt(uri: str) -> Libvirt | Unlearned:
     """Ask libvirt for its version and its capabilities."""
+    plain = urlsplit(uri)._replace(query="").geturl()  # the options are the provider's, not virsh's
     remedy = (
-        f"look at the way there: virsh -c {uri} version; the host's key must be known, your SSH key let in"
+        f"look at the way there: virsh -c {plain} version; the host's key must be known, your SSH key let in"
         if host_ssh.is_remote(uri)
         else "make setup starts it; or: sudo systemctl start libvirtd, and be in the group libvirt"
     )
@@ -59,11 +60,12 @@ def ask_host(uri: str, wish: Wish) -> Facts | Unlearned:
 
 def _over_ssh(uri: str, wish: Wish) -> Facts | Unlearned:
     target = urlsplit(uri)
-    command = ["ssh", *host_ssh.options(uri)]
-    command += ["-p", str(target.port)] if target.port else []
-    command += ["-l", target.username] if target.username else []
-    command += [target.hostname or "", f"python3 - {shlex.quote(json.dumps(asdict(wish)))}"]
-    place = f"ssh {target.netloc}"
+    where = ["-p", str(target.port)] if target.port else []
+    where += ["-l", target.username] if target.username else []
+    where += [target.hostname or ""]
+    command = ["ssh", *host_ssh.options(uri), *where]
+    command += [f"python3 - {shlex.quote(json.dumps(asdict(wish)))}"]
+    place = shlex.join(["ssh", *where])
     try:
         done = run(command, stdin=Path(host_probe.__file__).read_bytes(), timeout_s=_SSH_LIMIT_S)
     except ToolError as error:

@@ -50,13 +50,14 @@ def test_a_host_that_no_ssh_reaches_is_not_learned(tmp_path: Path) -> None:
     """The real ssh, to a port of this machine that nobody listens on."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        uri = f"qemu+ssh://127.0.0.1:{closed.getsockname()[1]}/system?knownhosts={tmp_path}/none"
+        port = closed.getsockname()[1]
+        uri = f"qemu+ssh://127.0.0.1:{port}/system?knownhosts={tmp_path}/none"
         facts, libvirt = reach.ask_host(uri, WISH), reach.ask_libvirt(uri)
     assert isinstance(facts, Unlearned)
     assert "Connection refused" in facts.evidence
-    assert "ssh 127.0.0.1:" in facts.remedy
+    assert f"ssh -p {port} 127.0.0.1 true" in facts.remedy
     assert isinstance(libvirt, Unlearned)
-    assert "virsh -c qemu+ssh://127.0.0.1" in libvirt.remedy
+    assert f"virsh -c qemu+ssh://127.0.0.1:{port}/system version" in libvirt.remedy
 
 
 @pytest.mark.parametrize(
