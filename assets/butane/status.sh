@@ -1,14 +1,31 @@
 #!/bin/sh
 # What the user layer1-status may see over SSH, one name=value a line: states, never a configuration.
+# Few programs: an emulated node takes a tenth of a second to start one, and this is asked often.
+line() { read -r text <"$1" && echo "$2$text"; }
 . /etc/os-release
 echo "schema=1"
-echo "hostname=$(cat /proc/sys/kernel/hostname)"
+line /proc/sys/kernel/hostname hostname=
 echo "os=$ID"
 echo "os_version=$VERSION_ID"
-echo "boot_id=$(cat /proc/sys/kernel/random/boot_id)"
-awk '$2 == "/usr" { split($4, option, ","); print "usr_fs=" $3 "\nusr_mode=" option[1] }' /proc/mounts
-echo "usr_device=$(awk '$2 == "/usr" { print $1; exit }' /proc/mounts)"
-grep -qw flatcar.autologin /proc/cmdline && echo "autologin=yes" || echo "autologin=no"
+line /proc/sys/kernel/random/boot_id boot_id=
+# The lowest of several mounts is the system itself; Flatcar's extensions lie over it.
+usr=
+while read -r device where kind options _; do
+    [ "$where" = /usr ] || continue
+    usr=${usr:-$device}
+    echo "usr_fs=$kind"
+    echo "usr_mode=${options%%,*}"
+done </proc/mounts
+echo "usr_device=$usr"
+autologin=no root_hash=
+read -r words </proc/cmdline
+for word in $words; do
+    case $word in
+    flatcar.autologin | flatcar.autologin=*) autologin=yes ;;
+    verity.usrhash=*) root_hash=${word#*=} ;;
+    esac
+done
+echo "autologin=$autologin"
 set -- usr-local-bin.mount k3s-install.service k3s-config.path k3s.service
 [ -e /etc/systemd/system/layer1-firewall.service ] && set -- "$@" layer1-firewall.service
 # One call for all units: a small machine takes a while for each. A unit ends with an empty line.
@@ -34,7 +51,7 @@ systemctl show "$@" --property=Id,ActiveState,SubState,Result,ExecStart,UnitFile
 echo "system=$(systemctl is-system-running 2>/dev/null)"
 systemctl list-units --failed --no-legend --plain 2>/dev/null | awk '{ print "failed=" $1 }'
 if [ -e /var/lib/layer1/k3s-installed ]; then
-    echo "k3s_installed=$(cat /var/lib/layer1/k3s-installed)"
+    line /var/lib/layer1/k3s-installed k3s_installed=
 else
     journalctl --unit=k3s-install.service --lines=12 --output=cat --no-pager 2>/dev/null | sed 's/^/install_log=/'
 fi
@@ -42,16 +59,22 @@ fi
 # What the audit wants besides; the wait for a new node does not.
 [ "${SSH_ORIGINAL_COMMAND-}" = audit ] || exit 0
 # This user may write nothing below /usr anyway, but a file system that is read-only says that first.
-echo "usr_write=$( (: >/usr/.layer1-write) 2>&1 | sed 's/.*: //')"
+refused=$( (: >/usr/.layer1-write) 2>&1)
+echo "usr_write=${refused##*: }"
 # Its target, its length, and V for verified or C for corrupted.
-sudo -n /usr/sbin/dmsetup status --target verity 2>/dev/null | sed 's/^/verity=/'
-usr=$(awk '$2 == "/usr" { print $1; exit }' /proc/mounts)
+sudo -n /usr/sbin/dmsetup status --target verity 2>/dev/null | while read -r text; do echo "verity=$text"; done
 echo "usr_is=$(readlink -f "$usr")"
-for name in /sys/block/dm-*/dm/name; do
-    [ -e "$name" ] && echo "mapped=$(cat "$name") /dev/$(basename "${name%/dm/name}") ro=$(cat "${name%/dm/name}/ro")"
+for block in /sys/block/dm-*; do
+    [ -e "$block/dm/name" ] && read -r name <"$block/dm/name" && read -r ro <"$block/ro" &&
+        echo "mapped=$name /dev/${block##*/} ro=$ro"
 done
-echo "usr_hash=$(sed -n 's/.*verity\.usrhash=\([0-9a-f]*\).*/\1/p' /proc/cmdline)"
-settings='passwordauthentication|kbdinteractiveauthentication|permitemptypasswords|permitrootlogin|authenticationmethods'
-settings="$settings|allowusers|allowagentforwarding|x11forwarding"
-sudo -n /usr/sbin/sshd -T 2>/dev/null | grep -E "^($settings) " | sed 's/^/sshd=/'
+echo "usr_hash=$root_hash"
+sudo -n /usr/sbin/sshd -T 2>/dev/null | while read -r name value; do
+    case $name in
+    passwordauthentication | kbdinteractiveauthentication | permitemptypasswords | permitrootlogin | \
+        authenticationmethods | allowusers | allowagentforwarding | x11forwarding)
+        echo "sshd=$name $value"
+        ;;
+    esac
+done
 exit 0

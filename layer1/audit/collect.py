@@ -19,10 +19,10 @@ from layer1.errors import HostError, Layer1Error, ToolError
 from layer1.model import Os
 from layer1.processes import last_lines, run
 from layer1.talos import talosctl_api
-from layer1.virsh import domain_state, virsh
+from layer1.virsh import UNREACHABLE, domain_state, virsh
 
 _HOST_S = 60.0
-_GUEST_S = 20.0
+_GUEST_S = 45.0
 _SCRIPT = Path(__file__).with_name("host_facts.py")
 # Whoever may use libvirt's system socket is as good as root; where sudo asks nothing, root looks.
 _AS_ROOT = """\
@@ -80,8 +80,9 @@ def _live(intent: Intent) -> _Live | None:
     if wanted is None:
         return None
     try:
-        state = domain_state(wanted.uri, wanted.machine.domain_name) or "not told: libvirt does not answer"
-        xml = _xml(wanted.uri, "dumpxml", wanted.machine.domain_name) if state.startswith("running") else None
+        state = domain_state(wanted.uri, wanted.machine.domain_name)
+        off = state.startswith(("gone", "shut off", "crashed", UNREACHABLE))
+        xml = None if off else _xml(wanted.uri, "dumpxml", wanted.machine.domain_name)
         tap = xml.find("devices/interface/target") if xml is not None else None
         return _Live(
             state=state,
@@ -92,7 +93,7 @@ def _live(intent: Intent) -> _Live | None:
             network=_xml(wanted.uri, "net-dumpxml", wanted.network),
         )
     except ToolError as error:
-        return _Live(state=f"not told: {error}", xml=None, binding=None, network=None)
+        return _Live(state=f"{UNREACHABLE}: {error}", xml=None, binding=None, network=None)
 
 
 def _xml(uri: str, *arguments: str) -> ET.Element | None:

@@ -9,6 +9,7 @@ from layer1.audit.intent import DomainIntent, Intent
 from layer1.audit.seen import Seen, differences, no, unknown, yes
 from layer1.audit.views import Live, Subject, by_description
 from layer1.model import Accel
+from layer1.virsh import UNREACHABLE
 
 _QEMU = "{http://libvirt.org/schemas/domain/qemu/1.0}"
 _DISK_DRIVER = {"cache": "none", "io": "native", "discard": "unmap", "detect_zeroes": "unmap"}
@@ -20,7 +21,7 @@ def running(subject: Subject) -> Seen:
     if facts.domain is None or intent.domain is None:
         return unknown("the node has no domain")
     said = f"virsh domstate {intent.domain.machine.domain_name}: {facts.domain.state}"
-    if facts.domain.state.startswith("not told"):
+    if facts.domain.state.startswith(UNREACHABLE):
         return unknown(said)
     return Seen(facts.domain.state.startswith("running"), said)
 

@@ -43,11 +43,12 @@ def _modes(host: Host, domain: Domain, paths: list[str]) -> Seen:
     if hidden:
         return unknown(f"{', '.join(hidden)} cannot be seen")
     owner = _qemu_uid(domain)
+    if owner is None:
+        return unknown("no running QEMU says as which user it reads them")
     said = ", ".join(
         f"{path.rpartition('/')[2]} {file.mode} owner {file.uid}" for path, file in files.items() if file
     )
-    good = all(file is not None and file.mode == "0600" and file.uid in (0, owner) for file in files.values())
-    return Seen(good, said)
+    return Seen(all(file and file.mode == "0600" and file.uid in (0, owner) for file in files.values()), said)
 
 
 def _qemu_uid(domain: Domain) -> int | None:
