@@ -20,7 +20,7 @@ lab: setup ## make ready what the stack's practice image needs (nothing for othe
 fetch: lab ## fetch and verify the stack's images, with progress
 	@$(WITH_ENV) python3 -m layer1 fetch --stack $(STACK)
 
-doctor: setup ## examine this machine and the stack's hosts before anything is made
+doctor: lab ## examine this machine and the stack's hosts before anything is made
 	@$(WITH_ENV) python3 -m layer1 doctor --stack $(STACK)
 
 audit: setup ## prove the walls on the running machines, row by row
