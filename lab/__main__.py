@@ -10,6 +10,7 @@ from lab import build as image
 from lab import serve as server
 from lab.arm64 import build as board
 from lab.prepare import prepare
+from lab.walls import build as walls
 from layer1.errors import Layer1Error
 
 
@@ -18,6 +19,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("build", help="build the practice image unless it is in the cache")
     commands.add_parser("build-arm64", help="build the practice board's image unless it is in the cache")
+    commands.add_parser("build-walls", help="build the host of the walls unless it is in the cache")
     commands.add_parser("manifest", help="print the image's image.json")
     serve = commands.add_parser("serve", help="serve the stand-in k3s installer and binary over HTTP")
     serve.add_argument("--daemon", action="store_true", help="return at once and serve in the background")
@@ -35,6 +37,8 @@ def _run(arguments: argparse.Namespace) -> None:
             print(f"practice image: {image.build()}")
         case "build-arm64":
             print(f"practice board: {board.build()}")
+        case "build-walls":
+            print(f"host of the walls: {walls.build()}")
         case "manifest":
             print(json.dumps(image.manifest(), indent=2))
         case "serve" if not arguments.daemon:

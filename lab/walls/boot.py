@@ -34,6 +34,7 @@ class Host:
     cpus: int = 2
     port: int = field(default=0, init=False)
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    _shared: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     @property
     def key(self) -> Path:
@@ -79,9 +80,10 @@ class Host:
 
     def unplug(self) -> None:
         """Pull the plug."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+        for process in (self._shared, self._process):
+            if process is not None:
+                process.kill()
+                process.wait()
 
     def alive(self) -> bool:
         """Whether the machine is on."""
@@ -99,6 +101,7 @@ class Host:
                 raise NodeError(f"the host stopped after {passed:.0f} s; {self._last_words()}")
             result = self.ssh("virsh --connect qemu:///system --quiet version")
             if result.returncode == 0:
+                self._share_connection()
                 return time.monotonic() - began
             time.sleep(1)
         raise NodeError(
@@ -109,9 +112,13 @@ class Host:
         self, command: str, *, stdin: str = "", timeout_s: float = 120
     ) -> subprocess.CompletedProcess[str]:
         """Run a command as the user, for whom the host has to have its pinned key."""
+        return run([*self._ssh(), f"{USER}@127.0.0.1", command], stdin=stdin, timeout_s=timeout_s)
+
+    def _ssh(self) -> list[str]:
         options = {
             "BatchMode": "yes",
             "ConnectTimeout": "10",
+            "ControlPath": str(self.folder / "ssh"),
             "IdentitiesOnly": "yes",
             "IdentityAgent": "none",
             "GlobalKnownHostsFile": "/dev/null",
@@ -119,8 +126,17 @@ class Host:
             "UserKnownHostsFile": str(self.known_hosts),
         }
         words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
-        program = ["ssh", "-F", "none", "-i", str(self.key), *words, "-p", str(self.port)]
-        return run([*program, f"{USER}@127.0.0.1", command], stdin=stdin, timeout_s=timeout_s)
+        return ["ssh", "-F", "none", "-i", str(self.key), *words, "-p", str(self.port)]
+
+    def _share_connection(self) -> None:
+        """Keep one connection open for all commands: a handshake takes the emulated host seconds."""
+        with (self.folder / "ssh.log").open("ab") as log:
+            self._shared = subprocess.Popen(
+                [*self._ssh(), "-M", "-N", f"{USER}@127.0.0.1"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
 
     def _command(self, disk: Path) -> list[str]:
         # Rather emulation than KVM also where there is KVM: the tests mean the same everywhere.
