@@ -17,7 +17,7 @@ from pulumi_policy import policy as sdk
 from layer1 import config
 from policy import weaker
 from policy.planned import Planned, Rule, marked
-from policy.rules import PLAIN_OUTPUT, RULES, STRONG_CHOICES, STRONG_WALLS
+from policy.rules import OWN_PARTS, PLAIN_OUTPUT, RULES, STRONG_CHOICES, STRONG_WALLS
 
 # The SDK hands rules a secret's plain value, and nothing says that it was secret. It also ends a rule at the
 # first value that is not known yet. Ours get a mark for either, and judge the rest.
@@ -42,6 +42,10 @@ def planned(resource: Any) -> Planned:  # noqa: ANN401 - one of two classes of t
         values=resource.props,
         protect=resource.opts.protect,
         secret_outputs=frozenset(resource.opts.additional_secret_outputs),
+        made_from={
+            key: tuple(each.resource_type for each in made_from)
+            for key, made_from in getattr(resource, "property_dependencies", {}).items()
+        },
     )
 
 
@@ -74,7 +78,7 @@ def strong_choices(_args: pulumi_policy.StackValidationArgs, report: pulumi_poli
 
 def main() -> None:
     """Serve the rules until the engine ends."""
-    policies = [*map(for_resource, RULES), for_stack(PLAIN_OUTPUT)]
+    policies = [*map(for_resource, RULES), *map(for_stack, (*OWN_PARTS, PLAIN_OUTPUT))]
     if not weaker.is_lab(settings()):
         policies.append(for_resource(STRONG_WALLS))
         policies.append(

@@ -12,8 +12,10 @@ from layer1.domain_sheet import hard_limit_mib, render_sheet
 from layer1.errors import RenderError
 from layer1.paths import ASSETS
 from policy.planned import Mark, Planned, sheet_of
+from policy.storage import VOLUME
 
 DOMAIN = "libvirt:index/domain:Domain"
+NETWORK = "libvirt:index/network:Network"
 _PARAMETER = "{http://www.w3.org/1999/XSL/Transform}param"
 _TYPE = {"kvm": "kvm", "tcg": "qemu"}
 _CPU_MODE = {"kvm": "host-passthrough", "tcg": "maximum"}
@@ -116,6 +118,16 @@ def devices(domain: Planned) -> Iterator[str]:
         given = {key: value for key, value in card.items() if value}
         if given.keys() != {"networkId", "mac"}:
             yield f"networkInterfaces[{position}]: must be on a network by its id, with a MAC, nothing else"
+
+
+def own_parts(domain: Planned) -> Iterator[str]:
+    """Say which volumes and networks of a domain are not the stack's: ids are paths, and may be anybody's."""
+    for key, item, kind in (("disks", "volumeId", VOLUME), ("networkInterfaces", "networkId", NETWORK)):
+        named = [each[item] for each in _items(domain.values.get(key)) if each.get(item)]
+        # One that nobody gave is the provider's to fill in: not known in a preview, and another rule's.
+        given = any(value is not Mark.UNKNOWN for value in named)
+        if given and len(named) > domain.made_from.get(key, ()).count(kind):
+            yield f"{key}: each {item} must come from a resource of this stack"
 
 
 def _items(value: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - a list, if the program is right

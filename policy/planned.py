@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -41,6 +41,7 @@ class Planned:
             is secret or not known yet is a `Mark`.
         protect: whether the engine refuses to delete it.
         secret_outputs: the outputs that are secret whatever the provider says.
+        made_from: for rules over the whole stack: the types of the resources that each input comes from.
     """
 
     kind: str
@@ -48,6 +49,7 @@ class Planned:
     values: Mapping[str, Any]
     protect: bool = False
     secret_outputs: frozenset[str] = frozenset()
+    made_from: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,8 +69,8 @@ class Rule:
     check: Callable[[Planned], Iterable[str]]
 
     def problems(self, planned: Planned) -> Iterator[str]:
-        """Judge one resource."""
-        if self.kinds is None or planned.kind in self.kinds:
+        """Judge one resource; one without any input is left out of this run by `--target`."""
+        if planned.values and (self.kinds is None or planned.kind in self.kinds):
             yield from self.check(planned)
 
 

@@ -62,11 +62,25 @@ STRONG_WALLS = Rule(
     kinds=frozenset({domains.DOMAIN}),
     check=weaker.domain_walls,
 )
-# Over the whole stack, which has the outputs too.
+# Over the whole stack, which has the outputs too, and what each resource is made from.
 PLAIN_OUTPUT = Rule(
     name="plain-output",
     description="No secret is in a plain output.",
     kinds=None,
     check=plain_secrets.leaks,
+)
+OWN_PARTS = (
+    Rule(
+        name="own-base",
+        description="A volume begins as a volume of the stack.",
+        kinds=frozenset({storage.VOLUME}),
+        check=storage.own_base,
+    ),
+    Rule(
+        name="own-parts",
+        description="A domain has volumes and networks of the stack.",
+        kinds=frozenset({domains.DOMAIN}),
+        check=domains.own_parts,
+    ),
 )
 STRONG_CHOICES = "strong-choices"

@@ -32,6 +32,12 @@ def source(volume: Planned) -> Iterator[str]:
             yield f"{key}: may be anybody's; a base volume goes by its id"
 
 
+def own_base(volume: Planned) -> Iterator[str]:
+    """Say whether a volume begins as one that is not the stack's: an id is a path, and may be anybody's."""
+    if volume.values.get("baseVolumeId") and VOLUME not in volume.made_from.get("baseVolumeId", ()):
+        yield "baseVolumeId: must come from a volume of this stack, whose source is judged"
+
+
 def _trusted(path: str) -> bool:
     # No URL survives this: its scheme makes it a relative path.
     return (REPOSITORY / path).resolve().parent in trusted_folders()

@@ -56,8 +56,8 @@ class Judged:
         assert (done.returncode == 0) == ok, said
         return said
 
-    def preview(self, *, ok: bool) -> str:
-        return self.pulumi("preview", "--stack", STACK, "--policy-pack", str(PACK), ok=ok)
+    def preview(self, *arguments: str, ok: bool) -> str:
+        return self.pulumi("preview", "--stack", STACK, "--policy-pack", str(PACK), *arguments, ok=ok)
 
     def up(self, *, ok: bool) -> str:
         arguments = ("--stack", STACK, "--policy-pack", str(PACK), "--yes", "--skip-preview")

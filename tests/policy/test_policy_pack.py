@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from policy_support import PROGRAMS, STACK, Judged, violations
+from policy_support import PACK, PROGRAMS, STACK, Judged, violations
 
 from layer1 import sshkeys
-from policy.rules import PLAIN_OUTPUT, RULES, STRONG_CHOICES, STRONG_WALLS
+from policy.rules import OWN_PARTS, PLAIN_OUTPUT, RULES, STRONG_CHOICES, STRONG_WALLS
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 STRONG: dict[str, Any] = {
@@ -42,6 +42,13 @@ def test_what_layer_1_makes_passes(tmp_path: Path) -> None:
     assert violations(said) == set()
 
 
+def test_what_target_leaves_out_is_not_judged(tmp_path: Path) -> None:
+    said = Judged(tmp_path / "p", "good.py", STRONG).preview(
+        "--target=**::pool", "--target=**::host", ok=True
+    )
+    assert violations(said) == set()
+
+
 def test_each_rule_names_each_resource_that_breaks_it(tmp_path: Path) -> None:
     said = Judged(tmp_path / "p", "bad.py", WEAK).preview(ok=False)
     # What goes in comes out again.
@@ -54,7 +61,7 @@ def test_each_rule_names_each_resource_that_breaks_it(tmp_path: Path) -> None:
 def test_only_a_lab_may_do_without_walls(tmp_path: Path) -> None:
     judged = Judged(tmp_path / "p", "bad.py", LAB)
     named = {rule for rule, _ in violations(judged.preview(ok=False))}
-    assert named == {rule.name for rule in (*RULES, PLAIN_OUTPUT)}
+    assert named == {rule.name for rule in (*RULES, *OWN_PARTS, PLAIN_OUTPUT)}
 
 
 def test_a_stack_whose_keys_cannot_be_read_is_stopped(tmp_path: Path) -> None:
@@ -72,8 +79,17 @@ def test_what_only_up_knows_is_judged_before_it_is_made(tmp_path: Path) -> None:
     assert "no such pool" not in said
 
 
+def test_every_rule_is_described() -> None:
+    rows = [line for line in (PACK / "README.md").read_text().splitlines() if line.startswith("| `")]
+    described = {name for row in rows for name in re.findall(r"`([a-z-]+)`", row.split("|")[1])}
+    assert described == {
+        *(rule.name for rule in (*RULES, *OWN_PARTS, STRONG_WALLS, PLAIN_OUTPUT)),
+        STRONG_CHOICES,
+    }
+
+
 def test_every_rule_has_something_bad_to_name() -> None:
     assert {rule for rule, _ in BAD | OVER_THE_STACK} == {
-        *(rule.name for rule in (*RULES, STRONG_WALLS, PLAIN_OUTPUT)),
+        *(rule.name for rule in (*RULES, *OWN_PARTS, STRONG_WALLS, PLAIN_OUTPUT)),
         STRONG_CHOICES,
     }

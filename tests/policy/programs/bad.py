@@ -16,10 +16,11 @@ PRIVATE = {"xslt": domain_sheet.volume_sheet()}
 SILENT = ["stdout", "stderr"]
 host = libvirt.Provider("host", uri="qemu:///system")
 on_host = pulumi.ResourceOptions(provider=host)
+network = libvirt.Network("network", mode="none", addresses=["10.9.9.0/24"], opts=on_host)
 
 
 def domain(name: str, xslt: str = SHEET, **changes: Any) -> None:
-    changes = {"network_interfaces": [{"network_id": "n", "mac": "52:54:00:00:00:01"}]} | changes
+    changes = {"network_interfaces": [{"network_id": network.id, "mac": "52:54:00:00:00:01"}]} | changes
     xml = {"xml": {"xslt": xslt}} if xslt else {}
     libvirt.Domain(name, **domain_arguments(**changes), **xml, opts=on_host)
 
@@ -76,6 +77,9 @@ volume("volume-source partial", source=image().replace("blobs", "partial"))
 volume("volume-source climb", source=f"{image()}/../../../../somewhere.qcow2")
 volume("volume-source secret", source=pulumi.Output.secret(seed()))
 volume("volume-source base", base_volume_name="theirs", base_volume_pool="default")
+volume("own-base path", base_volume_id="/var/lib/libvirt/images/theirs.qcow2")
+domain("own-parts disk", disks=[{"volume_id": "/var/lib/libvirt/images/theirs.qcow2"}])
+domain("own-parts network", network_interfaces=[{"network_id": "theirs", "mac": "52:54:00:00:00:01"}])
 volume("volume-private none", source=seed(), xml=None)
 volume("volume-private open", source=seed(), xml={"xslt": PRIVATE["xslt"].replace("0600", "0644")})
 libvirt.Pool("volume-private pool", type="dir", target={"path": "/p"}, opts=on_host)
