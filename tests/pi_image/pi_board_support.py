@@ -6,47 +6,26 @@ The real kernel and a real FAT partition are in tests/arm64.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
 import subprocess
 import time
 import uuid
 from pathlib import Path
 
-from layer1.paths import REPOSITORY, cache_dir
+from debian_tree import debian_tree
+
+from layer1.paths import REPOSITORY
 
 PACKAGES = (
     "openssh-server,sudo,systemd-sysv,dbus,libpam-systemd,nftables,procps,iproute2,systemd-timesyncd,"
     "avahi-daemon,bluez,apparmor"
 )
-RELEASE = "bookworm"
 BOOT_TIMEOUT_S = 180
 
 
 def tree() -> Path:
-    """Return the Debian tree, made by the first run that needs it (a minute or two)."""
-    folder = cache_dir().absolute() / "pi-image"
-    made = folder / f"{RELEASE}-{PACKAGES.replace(',', '-')}"
-    if made.exists():
-        return made
-    folder.mkdir(parents=True, exist_ok=True)
-    scratch = folder / f"making-{os.getpid()}"
-    sources = [Path("/etc/apt/sources.list.d/debian.sources"), Path("/etc/apt/sources.list")]
-    own = os.environ.get("LAB_APT_SOURCES") or next(str(path) for path in sources if path.exists())
-    excludes = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")]
-    options = ["--mode=root", "--variant=minbase", "--format=directory", f"--include={PACKAGES}"]
-    recommends = '--aptopt=APT::Install-Recommends "false"'
-    subprocess.run(
-        ["mmdebstrap", *options, *excludes, recommends, RELEASE, str(scratch), own],
-        check=True,
-        capture_output=True,
-        timeout=580,
-    )
-    with contextlib.suppress(OSError):  # another run was faster
-        scratch.rename(made)
-    shutil.rmtree(scratch, ignore_errors=True)
-    return made
+    """Return the Debian tree of the board."""
+    return debian_tree(PACKAGES)
 
 
 class Disk:

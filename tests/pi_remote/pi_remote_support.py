@@ -6,8 +6,6 @@ apply.sh for the hardening (tests/arm64 runs the real one).
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
 import signal
 import subprocess
@@ -18,15 +16,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from debian_tree import debian_tree
+
 from layer1 import sshkeys
 from layer1.butane import InstallerPin
-from layer1.paths import cache_dir
 from layer1.pi.bundle import BoardSettings, bundle
 from layer1.pi.remote import BoardTarget
 
 HERE = Path(__file__).parent
 PACKAGES = "openssh-server,sudo,systemd-sysv,dbus,libpam-systemd"
-RELEASE = "bookworm"
 ADDRESS, PROXY_ADDRESS = "10.77.0.2", "10.77.0.3"
 HOSTNAME = "pi-1"
 GATE = "/usr/local/lib/layer1/receive.sh"
@@ -103,37 +101,8 @@ def bundle_of(script: str, *, filling: str = "") -> dict[str, str]:
 
 
 def tree() -> Path:
-    """Return the Debian tree, made by the first run that needs it."""
-    folder = cache_dir().absolute() / "pi-remote"
-    made = folder / f"{RELEASE}-{PACKAGES.replace(',', '-')}"
-    if made.exists():
-        return made
-    folder.mkdir(parents=True, exist_ok=True)
-    scratch = folder / f"making-{os.getpid()}"
-    sources = [Path("/etc/apt/sources.list.d/debian.sources"), Path("/etc/apt/sources.list")]
-    own = os.environ.get("LAB_APT_SOURCES") or next(str(path) for path in sources if path.exists())
-    excludes = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")]
-    subprocess.run(
-        [
-            "mmdebstrap",
-            "--mode=root",
-            "--variant=minbase",
-            f"--include={PACKAGES}",
-            *excludes,
-            "--format=directory",
-            '--aptopt=APT::Install-Recommends "false"',
-            RELEASE,
-            str(scratch),
-            own,
-        ],
-        check=True,
-        capture_output=True,
-        timeout=580,
-    )
-    with contextlib.suppress(OSError):  # another run was faster
-        scratch.rename(made)
-    shutil.rmtree(scratch, ignore_errors=True)
-    return made
+    """Return the Debian tree of the board."""
+    return debian_tree(PACKAGES)
 
 
 def wait_for(what: Callable[[], object], limit_s: float = 30) -> None:
