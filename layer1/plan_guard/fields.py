@@ -23,6 +23,12 @@ _TASKS = {
     "image": "the image",
 }
 
+_MADE = {
+    "pi-flash": ("a card or drive is to be written", "device"),
+    "pi-apply": ("the board has booted", "booted"),
+    "talos-first-config": ("the board has booted", "booted"),
+}
+
 
 @dataclass(frozen=True, order=True, kw_only=True, slots=True)
 class Cause:
@@ -51,6 +57,8 @@ def causes_of(
     """
     found: dict[Cause, None] = {}
     for change in sorted(changes, key=lambda each: each.urn):
+        if change.action == Action.CREATE and node and (made := _MADE.get(task_of(change))):
+            found[Cause(text=made[0], key=f"{node.key}.{made[1]}")] = None
         if change.action not in (Action.UPDATE, Action.REPLACE):
             continue
         for name in dict.fromkeys(path.split(".")[0].split("[")[0] for path in change.fields):

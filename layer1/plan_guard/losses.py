@@ -42,9 +42,11 @@ def losses(preview: Preview, fates: Sequence[Fate]) -> list[Loss]:
         return []
     nodes = [fate for fate in fates if not fate.is_host]
     found = [loss for fate in nodes for loss in _of_node(fate)]
+    found += _of_versions(nodes)
     found += _of_planes(nodes)
     found += [loss for host in fates if host.is_host for loss in _of_host(host, nodes)]
     found += _of_cluster(preview, nodes)
+    found += _of_nobody(preview, fates)
     return found
 
 
@@ -107,7 +109,7 @@ def _of_node(fate: Fate) -> Iterable[Loss]:
             nodes=one,
             what="the node is removed",
             evidence="the stack's file no longer names it",
-            means=f"everything on its root disk, and {_part(fate)}",
+            means=_part(fate),
         )
     if fate.impact == Impact.ERASED or any(
         task_of(c) == "pi-flash" and _runs(c.action) for c in fate.changes
@@ -119,12 +121,19 @@ def _of_node(fate: Fate) -> Iterable[Loss]:
             evidence="; ".join(str(cause) for cause in fate.causes) or "its image is to be written",
             means="everything that is on the card or drive now",
         )
-    if fate.existed and fate.stays and _older(fate.old_version, fate.new_version):
+
+
+def _of_versions(nodes: Sequence[Fate]) -> Iterable[Loss]:
+    steps: dict[str, list[str]] = {}
+    for fate in nodes:
+        if fate.existed and fate.stays and older(fate.old_version, fate.new_version):
+            steps.setdefault(f"{fate.old_version} to {fate.new_version}", []).append(fate.name)
+    for step, names in steps.items():
         yield Loss(
             id="image.downgrade",
-            nodes=one,
+            nodes=tuple(names),
             what="an older image than the one it started from",
-            evidence=f"{fate.old_version} to {fate.new_version}",
+            evidence=step,
             means="newer software's data may not be readable by the older, and its security fixes are gone",
         )
 
@@ -134,9 +143,11 @@ def _runs(action: Action) -> bool:
 
 
 def _part(fate: Fate) -> str:
+    if fate.is_board:
+        return "its keys and its image file; the board and its card are left as they are"
     if fate.os == Os.TALOS and fate.control_plane:
-        return "its place in etcd"
-    return "k3s' data on it" if fate.os in (Os.FLATCAR, Os.K3S_PIOS) else "what runs on it"
+        return "its root disk, and its place in etcd"
+    return "its root disk, and k3s' data on it" if fate.os == Os.FLATCAR else "its root disk"
 
 
 def _of_planes(nodes: Sequence[Fate]) -> Iterable[Loss]:
@@ -215,7 +226,21 @@ def _of_cluster(preview: Preview, nodes: Sequence[Fate]) -> Iterable[Loss]:
         )
 
 
-def _older(old: str | None, new: str | None) -> bool:
+def _of_nobody(preview: Preview, fates: Sequence[Fate]) -> Iterable[Loss]:
+    judged = {change.urn for fate in fates for change in fate.changes}
+    strange = [c for c in preview.changes if c.action == Action.UNKNOWN and c.urn not in judged]
+    if strange:
+        yield Loss(
+            id="stack.unknown",
+            nodes=tuple(fate.name for fate in fates if fate.existed and not fate.is_host),
+            what="the engine means to do something with the stack that this guard does not know",
+            evidence=", ".join(sorted(f"{change.name}: operation {change.operation}" for change in strange)),
+            means="what it would lose cannot be told",
+            unknown=True,
+        )
+
+
+def older(old: str | None, new: str | None) -> bool:
     """Say whether a version is older; where the two are of different kinds nobody can tell."""
     if old is None or new is None:
         return False

@@ -92,6 +92,7 @@ class Fate:
         causes: because of which fields.
         changes: its resources that change.
         place: when it changes, from 1; those of one number change at the same time. None for one that stays.
+        joined: whether it is part of a cluster by now, which a board is once it is booted.
         lost_data: data disks that are lost or no longer attached.
         old_version: of the image that it started from, None where it is not known.
         new_version: of the image that the stack names for it now.
@@ -109,6 +110,7 @@ class Fate:
     causes: tuple[Cause, ...]
     changes: tuple[Change, ...]
     place: int | None
+    joined: bool
     lost_data: tuple[str, ...]
     old_version: str | None
     new_version: str | None
@@ -121,9 +123,13 @@ class Fate:
     @property
     def loses_root(self) -> bool:
         """Whether what is on its root disk or card is lost, by whatever way."""
-        return self.existed and (
-            self.impact in (Impact.REPROVISIONED, Impact.REMOVED, Impact.ERASED)
-            or any(is_root(change) and is_loss(change) for change in self.changes)
+        return (
+            self.existed
+            and self.joined
+            and (
+                self.impact in (Impact.REPROVISIONED, Impact.REMOVED, Impact.ERASED)
+                or any(is_root(change) and is_loss(change) for change in self.changes)
+            )
         )
 
 
@@ -253,6 +259,7 @@ def _host_fate(name: str, mine: _Gathered, place: int | None, stack: StackConfig
         causes=causes_of(mine.touched, stack, None, name),
         changes=tuple(mine.touched),
         place=place,
+        joined=False,
         lost_data=(),
         old_version=None,
         new_version=None,
@@ -288,6 +295,7 @@ def _node_fate(  # noqa: PLR0913, PLR0917 - both sides of a node
         causes=causes_of(mine.touched, stack, node, host),
         changes=tuple(mine.touched),
         place=place,
+        joined=bool(old.get("booted", True)),
         lost_data=lost,
         old_version=str(version) if version else None,
         new_version=_new_version(stack, node),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 
-from layer1.plan_guard.preview import Action, Change
+from layer1.plan_guard.preview import Action, Change, GuardError
 
 
 def places(changes: Mapping[str, Change], owners: Mapping[str, str]) -> dict[str, int]:
@@ -21,13 +21,15 @@ def places(changes: Mapping[str, Change], owners: Mapping[str, str]) -> dict[str
     needs = {urn: [other for other in change.needs if other in changes] for urn, change in changes.items()}
     try:
         order = list(TopologicalSorter(needs).static_order())
-    except CycleError:  # the engine makes none
-        order = sorted(needs)
+    except CycleError:
+        raise GuardError("the preview has resources that need each other in a circle") from None
     steps: dict[str, int] = {}
+    waits: dict[str, set[str]] = {}
     for urn in order:
-        mine = owners.get(urn)
+        # What belongs to nobody is no step of its own: it hands on what it waits for itself.
+        waits[urn] = {it for other in needs[urn] for it in ({other} if other in owners else waits[other])}
         steps[urn] = max(
-            (steps.get(other, 0) + _after(changes[other], owners.get(other), mine) for other in needs[urn]),
+            (steps[other] + _after(changes[other], owners[other], owners.get(urn)) for other in waits[urn]),
             default=0,
         )
     numbers: dict[str, int] = {}
@@ -42,6 +44,6 @@ def places(changes: Mapping[str, Change], owners: Mapping[str, str]) -> dict[str
     return {owner: ranks[number] for owner, number in numbers.items()}
 
 
-def _after(needed: Change, its_owner: str | None, mine: str | None) -> int:
+def _after(needed: Change, its_owner: str, mine: str | None) -> int:
     """Say whether waiting for this resource is waiting for somebody else."""
-    return int(its_owner is not None and its_owner != mine and needed.action != Action.SAME)
+    return int(its_owner != mine and needed.action != Action.SAME)
