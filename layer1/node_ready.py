@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from layer1 import guest_log, host_ssh, node_status, ssh, virsh
-from layer1.errors import NodeError
+from layer1.errors import NodeError, ToolTimeoutError
 from layer1.node_status import parse_status
 from layer1.processes import last_lines
 
@@ -65,7 +65,11 @@ def wait(target: Target) -> dict[str, list[str]]:
                 continue
             if not state.startswith(("running", "paused", "in shutdown")):
                 raise NodeError(_stopped(target, state, time.monotonic() - started))
-            result = ask("status")
+            try:
+                result = ask("status")
+            except ToolTimeoutError as error:  # a guest under load, still booting: asked again
+                answer = str(error)
+                continue
             if result.returncode == 0:
                 status = parse_status(result.stdout)
                 if problem := node_status.wrong(status, target.hostname, target.address):

@@ -5,8 +5,10 @@ Stand-ins: an `ssh` and a `virsh` on PATH that answer what a test wrote; everyth
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 from unit_support import KEYS
 
 from layer1 import guest_log, host_ssh, node_ready, node_status, tasks
-from layer1.errors import NodeError
+from layer1.errors import NodeError, ToolTimeoutError
 from layer1.node_ready import Target
 
 SECRET = KEYS.host_private
@@ -269,3 +271,18 @@ def test_no_answer_of_a_guest_is_too_odd_to_be_read(text: str) -> None:
 def test_every_value_of_a_status_is_kept(values: dict[str, list[str]]) -> None:
     text = "\n".join(f"{name}={value}" for name in values for value in values[name])
     assert node_status.parse_status(text) == values
+
+
+def test_an_answer_that_takes_too_long_is_asked_for_again(edge: Put, monkeypatch: pytest.MonkeyPatch) -> None:
+    edge()
+    answers = [ToolTimeoutError("ssh: no answer within 45 s; it was ended"), READY]
+
+    def ask(command: str) -> subprocess.CompletedProcess[str]:
+        answer = answers.pop(0)
+        if isinstance(answer, ToolTimeoutError):
+            raise answer
+        return subprocess.CompletedProcess([command], 0, answer, "")
+
+    monkeypatch.setattr(node_ready.ssh, "session", lambda login: contextlib.nullcontext(ask))
+    assert node_status.provisioned(node_ready.wait(TARGET))
+    assert answers == []
