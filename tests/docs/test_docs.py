@@ -34,7 +34,12 @@ from layer1.paths import REPOSITORY
 
 README = REPOSITORY / "README.md"
 DECISIONS = sorted((REPOSITORY / "docs/adr").glob("*.md"))
-DOCUMENTS = [README, REPOSITORY / "CHANGELOG.md", REPOSITORY / "docs/config.md", *DECISIONS]
+DOCUMENTS = [
+    README,
+    *(REPOSITORY / name for name in ("CHANGELOG.md", "policy/README.md")),
+    *(REPOSITORY / "docs" / name for name in ("config.md", "plan-guard.md", "proof.md")),
+    *DECISIONS,
+]
 PICTURES = sorted((REPOSITORY / "docs").glob("*.svg"))
 
 SECTIONS: dict[str, type[BaseModel]] = {
