@@ -15,6 +15,7 @@ while read -r device where kind options _; do
     usr=${usr:-$device}
     echo "usr_fs=$kind"
     echo "usr_mode=${options%%,*}"
+    echo "usr_mount=$kind $device"
 done </proc/mounts
 echo "usr_device=$usr"
 autologin=no root_hash=

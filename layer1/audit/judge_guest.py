@@ -10,6 +10,8 @@ from layer1.model import Os
 from layer1.node_status import first
 
 _EXEC = "/usr/local/bin/k3s server --config /etc/rancher/k3s/config.yaml"
+_EXTENSIONS = "overlay sysext"
+"""What systemd-sysext mounts over /usr, read-only, for Flatcar's own extensions."""
 _OLDER = "the node's status script says nothing of it: the node was made by an older Layer 1"
 _SSHD = {
     "passwordauthentication": "no",
@@ -55,6 +57,9 @@ def verified_usr(answer: Answer) -> Seen:
     if mapped is None or "ro=1" not in mapped:
         return no(f"/usr is on {device or 'nothing of its own'}, which is no read-only mapped device")
     verity = {line.partition(":")[0]: line.split()[-1] for line in status.get("verity", []) if ":" in line}
+    over = [mount for mount in status.get("usr_mount", [])[1:] if mount != _EXTENSIONS]
+    if over:
+        return no(f"over {device} on /usr is mounted: {', '.join(over)}")
     state = verity.get(mapped[0])
     if state is None:
         return no(f"dmsetup status --target verity: nothing of {mapped[0]}, which /usr is on")

@@ -435,6 +435,9 @@ MUTATIONS: dict[str, tuple[str, dict[str, Callable[[Case], Case]]]] = {
         "strong",
         {
             "a plain device": lambda case: case.said(usr_is=["/dev/vda3"], usr_device=["/dev/vda3"]),
+            "something over it": lambda case: case.said(
+                usr_mount=["squashfs /dev/mapper/usr", "overlay sysext", "overlay mallory"]
+            ),
             "corrupted": lambda case: case.said(verity=["usr: 0 665600 verity C"]),
             "linear": lambda case: case.said(verity=None),
             "writable": lambda case: case.said(mapped=["usr /dev/dm-0 ro=0"]),
@@ -643,6 +646,12 @@ def test_every_device_is_named() -> None:
     assert (
         "qemu-xhci" in append("-device", '{"driver":"qemu-xhci"}')(strong()).finding("qemu.devices").evidence
     )
+
+
+def test_flatcars_own_extensions_over_usr_are_no_break() -> None:
+    case = strong().said(usr_mount=["squashfs /dev/mapper/usr", "overlay sysext"], usr_mode=["ro", "ro"])
+    assert case.verdict("guest.usr_verity") == Verdict.HOLDS
+    assert case.verdict("guest.usr_read_only") == Verdict.HOLDS
 
 
 # The threats.
