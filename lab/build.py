@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -79,26 +78,15 @@ def manifest() -> dict[str, Any]:
 def _build(folder: Path) -> None:
     steps.check_tools(PROGRAMS, FILES)
     ignition = _ignition()
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    out = scratch / "out"
-    out.mkdir(mode=0o700)
-    variables = {
-        "RECIPE": str(RECIPE),
-        "WORK": str(scratch),
-        "OUT": str(out),
-        "IGNITION": str(ignition),
-        "APT_SOURCES": str(steps.apt_sources()),
-    }
-    try:
-        kept_log = folder.parent / "build-failed.log"
-        steps.run_steps(STEPS, variables, scratch / "build.log", kept_log, "the practice image")
-        if recipe_key() != folder.name:
-            raise ImageError("the recipe was changed while the image was being built: build again")
-        _write_manifest(out, folder)
-        out.rename(folder)
-        _make_current(folder)
-    finally:
-        steps.remove(scratch)
+    steps.build(
+        RECIPE,
+        STEPS,
+        folder,
+        "the practice image",
+        finish=lambda out: _write_manifest(out, folder),
+        variables={"IGNITION": str(ignition)},
+    )
+    _make_current(folder)
     image = folder / "guest.qcow2"
     print(f"{image}: {image.stat().st_size / 1e6:.0f} MB", flush=True)
 

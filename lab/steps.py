@@ -9,8 +9,9 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,51 @@ def recipe_key(recipe: Path) -> str:
         digest.update(f"{path.relative_to(recipe)} {path.stat().st_mode & 0o100} {len(content)}\n".encode())
         digest.update(content)
     return digest.hexdigest()[:12]
+
+
+def build(  # noqa: PLR0913 - what a recipe is made of
+    recipe: Path,
+    steps: Sequence[Path],
+    folder: Path,
+    subject: str,
+    *,
+    finish: Callable[[Path], None],
+    variables: Mapping[str, str] | None = None,
+) -> None:
+    """Build what a recipe describes into a folder that is there whole or not at all.
+
+    Args:
+        recipe: the recipe's files.
+        steps: its scripts, in their order; they find RECIPE, WORK, OUT and APT_SOURCES in their environment.
+        folder: the result, named by the recipe's key.
+        subject: what is being built, for errors.
+        finish: makes the output ready, in the folder that will be renamed.
+        variables: more for the steps' environment.
+
+    Raises:
+        ImageError: a step failed, or the recipe was changed meanwhile.
+    """
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    out = scratch / "out"
+    out.mkdir(mode=0o700)
+    environment = {
+        "RECIPE": str(recipe),
+        "WORK": str(scratch),
+        "OUT": str(out),
+        "APT_SOURCES": str(apt_sources()),
+        **(variables or {}),
+    }
+    try:
+        kept_log = folder.parent / "build-failed.log"
+        run_steps(steps, environment, scratch / "build.log", kept_log, subject)
+        if recipe_key(recipe) != folder.name:
+            raise ImageError(
+                f"the recipe of {subject} was changed while the image was being built: build again"
+            )
+        finish(out)
+        out.rename(folder)
+    finally:
+        remove(scratch)
 
 
 def run_steps(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -69,24 +68,13 @@ def manifest() -> dict[str, Any]:
 
 def _build(folder: Path) -> None:
     steps.check_tools(PROGRAMS, FILES)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    out = scratch / "out"
-    out.mkdir(mode=0o700)
-    variables = {
-        "RECIPE": str(RECIPE),
-        "WORK": str(scratch),
-        "OUT": str(out),
-        "APT_SOURCES": str(steps.apt_sources()),
-    }
-    try:
-        kept_log = folder.parent / "build-failed.log"
-        steps.run_steps(STEPS, variables, scratch / "build.log", kept_log, "the practice board's image")
-        if recipe_key() != folder.name:
-            raise ImageError("the recipe was changed while the image was being built: build again")
-        _write_manifest(out, folder)
-        out.rename(folder)
-    finally:
-        steps.remove(scratch)
+    steps.build(
+        RECIPE,
+        STEPS,
+        folder,
+        "the practice board's image",
+        finish=lambda out: _write_manifest(out, folder),
+    )
     print(f"{folder / IMAGE}: {(folder / IMAGE).stat().st_blocks * 512 / 1e6:.0f} MB on disk", flush=True)
 
 

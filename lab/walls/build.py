@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from lab import steps
-from layer1.errors import ImageError
 from layer1.paths import cache_dir
 
 RECIPE = Path(__file__).resolve().parent / "recipe"
@@ -39,22 +37,11 @@ def build() -> Path:
 
 def _build(folder: Path) -> None:
     steps.check_tools(PROGRAMS, {})
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    out = scratch / "out"
-    out.mkdir(mode=0o700)
-    variables = {
-        "RECIPE": str(RECIPE),
-        "WORK": str(scratch),
-        "OUT": str(out),
-        "APT_SOURCES": str(steps.apt_sources()),
-    }
-    try:
-        kept_log = folder.parent / "build-failed.log"
-        steps.run_steps(STEPS, variables, scratch / "build.log", kept_log, "the host of the walls")
-        if recipe_key() != folder.name:
-            raise ImageError("the recipe was changed while the host was being built: build again")
-        (out / DISK).chmod(0o444)
-        out.rename(folder)
-    finally:
-        steps.remove(scratch)
+    steps.build(
+        RECIPE,
+        STEPS,
+        folder,
+        "the host of the walls",
+        finish=lambda out: (out / DISK).chmod(0o444),
+    )
     print(f"{folder / DISK}: {(folder / DISK).stat().st_blocks * 512 / 1e6:.0f} MB on disk", flush=True)
