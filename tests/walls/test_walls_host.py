@@ -168,9 +168,11 @@ def test_destroy_leaves_no_profile_rule_scope_or_file(
     project.destroy()
     after = inside.inventory()
     assert after - before == {
-        # Debian's libvirt keeps both: a profile that is not loaded and names no file, and QEMU's log.
+        # Debian's libvirt keeps these: a profile that is not loaded and names no file, QEMU's log, and until
+        # the host restarts the number of a dnsmasq that is gone.
         *(f"/etc/apparmor.d/libvirt/{node.profile}" for node in (n1, n2)),
         *(f"{node.name}.log" for node in (n1, n2)),
+        f"/run/libvirt/network/{project.prefix}.pid",
         "loose.log",
     }
     assert before - after == set()
