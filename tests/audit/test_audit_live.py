@@ -175,7 +175,7 @@ def _screen(domain: ET.Element) -> None:
 
 def _own_words(domain: ET.Element) -> None:
     line = ET.SubElement(domain, f"{{{QEMU}}}commandline")
-    for word in ("-device", "virtio-balloon-pci,bus=pci.4"):
+    for word in ("-device", "virtio-balloon-pci,bus=pcie.0,addr=0x1e"):
         ET.SubElement(line, f"{{{QEMU}}}arg", value=word)
 
 
@@ -202,7 +202,11 @@ def _no_filter(domain: ET.Element) -> None:
         (_usb, {"domain.devices", "qemu.devices"}),
         (_screen, {"domain.devices", "qemu.devices", "qemu.options"}),
         (_own_words, {"qemu.own_words", "qemu.devices"}),
-        (_as_root, {"qemu.user_by_libvirt", "qemu.uid"}),
+        # The files are the other user's still.
+        (
+            _as_root,
+            {"qemu.user_by_libvirt", "qemu.uid", "qemu.capabilities", "files.disks", "files.seed"},
+        ),
         (_other_machine, {"domain.drift", "memory.fixed", "memory.not_shared"}),
         (_no_filter, {"network.filter", "network.rules"}),
     ],
