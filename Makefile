@@ -23,8 +23,9 @@ fetch: lab ## fetch and verify the stack's images, with progress
 doctor: lab ## examine this machine and the stack's hosts before anything is made
 	@$(WITH_ENV) python3 -m layer1 doctor --stack $(STACK)
 
-audit: setup ## prove the walls on the running machines, row by row
-	@$(WITH_ENV) $(SELECT) python3 -m layer1 audit --stack $(STACK)
+audit: setup ## prove the walls on the running machines, row by row; HTML=file and METRICS=file write those too
+	@$(WITH_ENV) $(SELECT) python3 -m layer1 audit --stack $(STACK) $(if $(HTML),--html $(HTML)) \
+		$(if $(METRICS),--metrics $(METRICS))
 
 plan: lab ## check the stack's file; say what it makes and which walls are weaker
 	@$(WITH_ENV) python3 -m layer1 plan --stack $(STACK)
