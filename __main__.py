@@ -22,7 +22,7 @@ from components import (
 from layer1 import config, contract, identity, machine, supply
 from layer1.errors import ConfigError, Layer1Error
 from layer1.model import Os, StackConfig
-from layer1.plan import plan_lines
+from layer1.plan import is_warning, plan_lines
 from layer1.talos import stack as talos_stack
 
 
@@ -63,7 +63,7 @@ def main() -> None:
     stack = config.load(pulumi.get_stack(), raw, os.environ)
     layer2 = config.parse_layer2_ignition(layer2_text, (node.name for node in stack.nodes))
     for line in plan_lines(stack):
-        (pulumi.log.warn if "WEAKER" in line else pulumi.log.info)(line)
+        (pulumi.log.warn if is_warning(line) else pulumi.log.info)(line)
     for line in supply.unpinned(stack):
         pulumi.log.warn(line)
 

@@ -37,6 +37,11 @@ def plan_lines(stack: StackConfig) -> list[str]:
     return lines
 
 
+def is_warning(line: str) -> bool:
+    """Say whether a line of the plan is something that the operator should not miss."""
+    return any(f": {word}: " in line for word in ("WEAKER", "WARNING"))
+
+
 def _board_lines(stack: StackConfig, board: BoardNode) -> list[str]:
     system = (
         f"{board.os} {stack.images.talos.version} {board.role} ({talos_note(board.board)})"
