@@ -58,7 +58,12 @@ test: setup ## everything: the fast part, the real engine and libvirtd, the prac
 	@$(WITH_ENV) python3 -m lab build
 	@$(WITH_ENV) nice python3 -m lab build-arm64
 	@$(WITH_ENV) nice python3 -m lab build-walls
-	@$(WITH_ENV) ruff format --check . && ruff check . && mypy && pytest
+	@$(WITH_ENV) ruff format --check . && ruff check . && mypy
+	@# Beside each other: the one waits for guests most of the time, the other emulates other machines.
+	@$(WITH_ENV) log=.layer1/log/test-emulated.log; nice pytest -m "arm64 or walls" >$$log 2>&1 & emulated=$$!; \
+		trap 'kill $$emulated 2>/dev/null || true' EXIT; failed=0; \
+		pytest -m "not arm64 and not walls" || failed=$$?; \
+		if wait $$emulated; then tail -n 1 $$log; else cat $$log; failed=1; fi; exit $$failed
 
 test-arm64: setup ## boot the practice board alone: arm64, in the shape of a Raspberry Pi (minutes)
 	@$(WITH_ENV) nice python3 -m lab build-arm64

@@ -172,14 +172,14 @@ def host_warnings(hosts: Mapping[str, HostConfig], nodes: Iterable[Node]) -> lis
         if host.board is None or host.memory_mib is None:
             continue
         lines.append(
-            f"{name}: WARNING: KVM on a {host.board}: viable, not recommended: 10 to 20 % overhead; the operating "
-            "system on the bare board is the better way. No nested virtualisation."
+            f"{name}: WARNING: KVM on a {host.board}: viable, not recommended: 10 to 20 % overhead; the "
+            "operating system on the bare board is the better way. No nested virtualisation."
         )
         taken = sum(node.memory_mib.value for node in nodes if node.host_name == name)
         if taken > (room := host.memory_mib - HOST_KEEPS_MIB):
             lines.append(
-                f"{name}: WARNING: its guests take {taken} MiB, and the board of {host.memory_mib} MiB should keep "
-                f"{HOST_KEEPS_MIB} MiB for itself: at most {max(room, 0)} MiB"
+                f"{name}: WARNING: its guests take {taken} MiB, and the board of {host.memory_mib} MiB "
+                f"should keep {HOST_KEEPS_MIB} MiB for itself: at most {max(room, 0)} MiB"
             )
     return lines
 
