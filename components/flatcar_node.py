@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
 from typing import Any
 
 import pulumi
-import pulumi_random as random
 
 from components import _commands, _libvirt
+from components._keys import key_seed, private_key, public_key
 from components._node_parts import GIB, data_volumes, reserved_address
 from components._options import child_of
 from components.hypervisor import BaseImage, Hypervisor
 from components.seed_iso import SeedIso, SeedIsoArgs
-from layer1 import contract, flatcar_seed, sshkeys
+from layer1 import contract, flatcar_seed
 from layer1.butane import InstallerPin
 from layer1.machine import machine
 from layer1.model import Node, StackConfig
@@ -57,16 +56,9 @@ class FlatcarNode(pulumi.ComponentResource):
         described = machine(args.stack, node)
         on_host = {"provider": host.provider, "delete_before_replace": True}
 
-        host_key = random.RandomBytes(f"{name}-host-key", length=32, opts=child_of(self))
-        status_key = random.RandomBytes(f"{name}-status-key", length=32, opts=child_of(self))
-        host_seed = host_key.base64.apply(base64.b64decode)
-        status_seed = status_key.base64.apply(base64.b64decode)
-        self.status_private_key = _commands.secret_text(
-            status_seed.apply(lambda seed: sshkeys.ed25519_private(seed, "layer1-status"))
-        )
-        host_public = pulumi.Output.unsecret(
-            host_seed.apply(lambda seed: sshkeys.ed25519_public(seed, node.name))
-        )
+        host_seed, status_seed = (key_seed(self, f"{name}-{kind}-key") for kind in ("host", "status"))
+        self.status_private_key = private_key(status_seed, "layer1-status")
+        host_public = public_key(host_seed, node.name)
 
         butane = _commands.secret_text(
             pulumi.Output.all(host_seed, status_seed, args.layer2_ignition).apply(

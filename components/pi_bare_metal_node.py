@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from dataclasses import dataclass
 from typing import Any
 
 import pulumi
-import pulumi_random as random
 
 from components import _commands
+from components._keys import key_seed, private_key, public_key
 from components._options import child_of
-from layer1 import contract, sshkeys
+from layer1 import contract
 from layer1.butane import InstallerPin
 from layer1.model import BoardNode, Os, StackConfig
 from layer1.pi import stack as pi_stack
@@ -55,17 +54,16 @@ class PiBareMetalNode(pulumi.ComponentResource):
     ) -> None:
         super().__init__(TOKEN, name, None, opts)
         stack, board = args.stack, args.board
-        self._name = name
         self.status_private_key = None
         settings: pulumi.Output[dict[str, Any]] | None = None
         host_public: pulumi.Output[str] | None = None
         if board.os == Os.K3S_PIOS and args.installer is not None:
             installer = args.installer
-            host_seed, status_seed, apply_seed = (self._seed(kind) for kind in ("host", "status", "apply"))
-            self.status_private_key = _private(status_seed, "layer1-status")
-            host_public = pulumi.Output.unsecret(
-                host_seed.apply(lambda seed: pi_stack.host_public(board, seed))
+            host_seed, status_seed, apply_seed = (
+                key_seed(self, f"{name}-{kind}-key") for kind in ("host", "status", "apply")
             )
+            self.status_private_key = private_key(status_seed, "layer1-status")
+            host_public = public_key(host_seed, board.name)
             settings = pulumi.Output.secret(
                 pulumi.Output.all(host_seed, status_seed, apply_seed).apply(
                     lambda seeds: pi_stack.settings(
@@ -114,7 +112,7 @@ class PiBareMetalNode(pulumi.ComponentResource):
                     "hostname": board.name,
                     "address": board.ip,
                     "host_key": host_public,
-                    "apply_key": _private(apply_seed, "layer1-apply"),
+                    "apply_key": private_key(apply_seed, "layer1-apply"),
                     "status_key": self.status_private_key,
                     "timeout_s": board.ready_timeout_s,
                     "settings": settings,
@@ -126,14 +124,6 @@ class PiBareMetalNode(pulumi.ComponentResource):
             lambda parts: contract.board_output(stack, board, ssh_host_key=parts[0], image=parts[1])
         )
         self.register_outputs({"node": self.node})
-
-    def _seed(self, kind: str) -> pulumi.Output[bytes]:
-        made = random.RandomBytes(f"{self._name}-{kind}-key", length=32, opts=child_of(self))
-        return made.base64.apply(base64.b64decode)
-
-
-def _private(seed: pulumi.Output[bytes], user: str) -> pulumi.Output[str]:
-    return _commands.secret_text(seed.apply(lambda value: sshkeys.ed25519_private(value, user)))
 
 
 def _parsed(text: str) -> dict[str, Any]:

@@ -43,11 +43,6 @@ def image_file(stack: StackConfig, board: BoardNode) -> dict[str, str | None]:
     return {"folder": stack.pi.image_path, "file": f"{stack.stack}/{board.name}.img"}
 
 
-def host_public(board: BoardNode, host_seed: bytes) -> str:
-    """Return the public line of the SSH host key that the stack makes for a board."""
-    return sshkeys.ed25519_public(host_seed, board.name)
-
-
 def settings(  # noqa: PLR0913 - three keys, each apart
     stack: StackConfig,
     board: BoardNode,
@@ -65,7 +60,7 @@ def settings(  # noqa: PLR0913 - three keys, each apart
             user=stack.pi.user,
             ssh_authorized_keys=board.ssh_authorized_keys,
             host_private=sshkeys.ed25519_private(host_seed, board.name),
-            host_public=host_public(board, host_seed),
+            host_public=sshkeys.ed25519_public(host_seed, board.name),
             status_public=sshkeys.ed25519_public(status_seed, "layer1-status"),
             apply_public=sshkeys.ed25519_public(apply_seed, "layer1-apply"),
             address=f"{IPv4Address(board.ip)}/{network.network.prefixlen}",
