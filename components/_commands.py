@@ -6,6 +6,7 @@ and stack outputs), so all outputs are marked secret here; see docs/adr/0003-sec
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,12 @@ class Task:
 
     resource: local.Command
     stdout: pulumi.Output[str]
+
+
+def plain_facts(stdout: pulumi.Output[str]) -> pulumi.Output[dict[str, Any]]:
+    """Read the JSON that a task printed and that holds no secret."""
+    facts: pulumi.Output[dict[str, Any]] = pulumi.Output.unsecret(stdout).apply(json.loads)
+    return facts
 
 
 def task(  # noqa: PLR0913 - one parameter a behaviour of the resource

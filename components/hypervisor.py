@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -105,7 +104,7 @@ class Hypervisor(pulumi.ComponentResource):
 
     def _base_image(self, name: str, image: ImagePlan) -> BaseImage:
         fetched = _commands.task(f"{name}-{image.key}-image", "image", image.request, opts=child_of(self))
-        facts = pulumi.Output.unsecret(fetched.stdout).apply(_facts)
+        facts = _commands.plain_facts(fetched.stdout)
         volume = _libvirt.uploaded_volume(
             f"{name}-{image.key}-base",
             image.file_name,
@@ -117,8 +116,3 @@ class Hypervisor(pulumi.ComponentResource):
             ),
         )
         return BaseImage(volume=volume, facts=facts)
-
-
-def _facts(text: str) -> dict[str, Any]:
-    parsed: dict[str, Any] = json.loads(text)
-    return parsed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +87,7 @@ class PiBareMetalNode(pulumi.ComponentResource):
             undo="pi-image-discard",
             opts=child_of(self),
         )
-        written = pulumi.Output.unsecret(made.stdout).apply(_parsed)
+        written = _commands.plain_facts(made.stdout)
         self.image_facts = written.apply(lambda facts: facts["image"])
         if board.device is not None and not board.booted:
             # Only a card that is not yet in its board; nothing is ever written on destroy.
@@ -124,8 +123,3 @@ class PiBareMetalNode(pulumi.ComponentResource):
             lambda parts: contract.board_output(stack, board, ssh_host_key=parts[0], image=parts[1])
         )
         self.register_outputs({"node": self.node})
-
-
-def _parsed(text: str) -> dict[str, Any]:
-    parsed: dict[str, Any] = json.loads(text)
-    return parsed
